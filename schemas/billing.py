@@ -1,0 +1,51 @@
+"""`billing`: charges on a guest's folio and their settlement. The entity is the folio."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.envelope import Event, EventType, Others
+from schemas.types import HOTEL_PMS, Currency, EntityId, Label, Money, Note, Tracked
+
+Action = Literal["charged", "settled", "refunded", "corrected"]
+Category = Literal["room", "food", "beverage", "service", "tax", "discount", "other"]
+
+
+class BillingData(Tracked):
+    """One movement on a folio: `amount` is signed only for corrections."""
+
+    folio_id: EntityId
+    charge_id: EntityId | None = None
+    reservation_id: EntityId | None = None
+    customer_id: EntityId | None = None
+    order_id: EntityId | None = None
+    room_number: Label | None = None
+    amount: Money
+    currency: Currency | None = None
+    balance: Money | None = None
+    category: Category = "other"
+    payment_method: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")] | None = None
+    estimated: bool = False
+    reason: Note | None = None
+
+
+class BillingEvent(Event[BillingData]):
+    """`billing.*`"""
+
+    type: Literal["billing"]
+    action: Action
+
+
+TYPE = EventType(
+    name="billing",
+    event=BillingEvent,
+    actions=("charged", "settled", "refunded", "corrected"),
+    versions={1: BillingData},
+    entity_field="folio_id",
+    authority=HOTEL_PMS,
+    # Room service charges to the room; money is settled, refunded and corrected at the front desk.
+    others={"charged": Others()},
+    guarantee="exactly_once",
+)

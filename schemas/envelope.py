@@ -1,0 +1,149 @@
+"""The event envelope, and what a type of event declares about itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from schemas.types import ENTITY_FORM, SYSTEMS, Instant, Model, SystemName, TenantId
+
+Priority = Literal["CRITICAL", "HIGH", "MEDIUM"]
+SyncMode = Literal["realtime", "batch"]
+Guarantee = Literal["at_least_once", "exactly_once"]
+
+DataT = TypeVar("DataT")
+
+
+class Event(BaseModel, Generic[DataT]):
+    """One event as the hub stores and delivers it. Field by field: the table in `README.md`, "The event"."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    event_id: str
+    schema_version: int
+    tenant_id: TenantId
+    type: str
+    action: str
+    priority: Priority
+    sync_mode: SyncMode
+    targets: tuple[SystemName, ...]
+    delivery_guarantee: Guarantee
+    occurred_at: Instant
+    recorded_at: Instant
+    entity: str
+    revision: int
+    expected_revision: int | None = None
+    device_id: str | None = None
+    created_offline: bool = False
+    temp_id: str | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    traceparent: str | None = None
+    data: DataT
+
+    @property
+    def name(self) -> str:
+        """`type.action`."""
+        return f"{self.type}.{self.action}"
+
+
+def _uuid(value: str) -> str:
+    return value.lower()
+
+
+def _instant(value: str) -> str:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError("must be an ISO 8601 instant with an offset, like 2026-07-15T10:04:00+09:00") from error
+    if moment.tzinfo is None:
+        raise ValueError("must carry an offset, like +09:00 or Z")
+    return value
+
+
+UuidText = Annotated[
+    str,
+    Field(pattern=re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$").pattern),
+    AfterValidator(_uuid),
+]
+InstantText = Annotated[str, AfterValidator(_instant)]
+Reference = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Draft(Model):
+    """An event as a publisher hands it in: `type`, `action` and `data`, the rest by default.
+
+    What the hub alone decides (`recorded_at`, `entity`, `revision`) may stand there, as when an event is sent on, and
+    is set anew.
+    """
+
+    type: str
+    action: str
+    data: dict[str, Any]
+    event_id: UuidText | None = None
+    schema_version: int | None = None
+    tenant_id: TenantId | None = None
+    priority: Priority | None = None
+    sync_mode: SyncMode | None = None
+    targets: list[SystemName] | None = None
+    delivery_guarantee: Guarantee | None = None
+    occurred_at: InstantText | None = None
+    recorded_at: Any = None
+    entity: Annotated[str, Field(pattern=ENTITY_FORM)] | None = None
+    revision: Any = None
+    expected_revision: Annotated[int, Field(ge=0)] | None = None
+    device_id: Reference | None = None
+    created_offline: bool | None = None
+    temp_id: Reference | None = None
+    correlation_id: Reference | None = None
+    causation_id: Reference | None = None
+    traceparent: Reference | None = None
+
+
+Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What systems other than the authority may publish of one action (R29).
+
+    `fields` None leaves the whole payload to them; else only these may be set, beside the ids. `permission` names a
+    boolean field that must be true.
+    """
+
+    fields: frozenset[str] | None = None
+    permission: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """One type of event: its actions, delivery defaults, schema versions and source of authority."""
+
+    name: str
+    event: type[Event[Any]]
+    actions: tuple[str, ...]
+    versions: Mapping[int, type[Model]]
+    entity_field: str
+    authority: str
+    entity_type: str = ""
+    others: Mapping[str, Others] = field(default_factory=dict)
+    upcasts: Mapping[int, Upcast] = field(default_factory=dict)
+    """From version n to n + 1; on the data alone."""
+    priority: Priority = "HIGH"
+    sync_mode: SyncMode = "realtime"
+    guarantee: Guarantee = "at_least_once"
+    targets: tuple[str, ...] = SYSTEMS
+
+    @property
+    def newest(self) -> int:
+        """The version events are read at."""
+        return max(self.versions)
+
+    def entity_of(self, data: Mapping[str, Any]) -> str:
+        """The entity an event with this data belongs to."""
+        return f"{self.entity_type or self.name}:{data[self.entity_field]}"

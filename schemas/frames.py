@@ -1,0 +1,241 @@
+"""WebSocket frames, subprotocol `hub.v1`: one JSON object a text frame, told apart by `op`.
+
+Client frames are validated; unknown fields are ignored. Server frames are written as bytes by the gateway and described
+here for readers, for the published AsyncAPI document and for the SDK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from schemas.types import ENTITY_FORM, TenantId
+
+SUBPROTOCOL: Final = "hub.v1"
+MAX_MESSAGE_BYTES: Final = 64 * 1024
+MAX_BATCH_EVENTS: Final = 500
+MAX_BODY_BYTES: Final = 1024 * 1024
+MAX_PAGE: Final = 1000
+MAX_WAIT_S: Final = 30
+WINDOW: Final = 1000
+"""Events a durable subscription may leave unacknowledged."""
+HEARTBEAT_S: Final = 25
+PONG_TIMEOUT_S: Final = 10
+AUTH_TIMEOUT_S: Final = 5
+
+
+class Close:
+    """WebSocket close codes. At or above 4500 the client must not reconnect with the same credentials."""
+
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED = 1003
+    INVALID_DATA = 1007
+    POLICY = 1008
+    TOO_BIG = 1009
+    INTERNAL = 1011
+    TRY_LATER = 1013
+    TOKEN_EXPIRED = 4001
+    TOO_SLOW = 4008
+    RATE_LIMITED = 4029
+    BAD_TOKEN = 4501
+    NO_AUTH = 4502
+    FORBIDDEN = 4503
+
+
+def may_reconnect(code: int) -> bool:
+    """Whether a client may come back after this close code, with full-jitter backoff."""
+    return code < 4500
+
+
+def _pattern(value: str) -> str:
+    left, dot, right = value.partition(".")
+    if value != "*" and not (dot and left.isidentifier() and (right == "*" or right.isidentifier())):
+        raise ValueError("a pattern is `type.action`, `type.*` or `*`")
+    return value
+
+
+Pattern = Annotated[str, AfterValidator(_pattern), Field(max_length=80)]
+Entity = Annotated[str, Field(pattern=ENTITY_FORM)]
+Ref = int | str
+
+
+class ClientFrame(BaseModel):
+    """A frame from a client."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
+class Auth(ClientFrame):
+    """First frame of a client that cannot set headers; due within 5 s."""
+
+    op: Literal["auth"]
+    token: Annotated[str, Field(max_length=8192)]
+    device_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+
+class Subscribe(ClientFrame):
+    """Open a subscription: backlog after `after`, then live, without a hole or a double."""
+
+    op: Literal["subscribe"]
+    id: Ref
+    patterns: Annotated[list[Pattern], Field(min_length=1, max_length=64)]
+    tenants: Annotated[list[TenantId], Field(min_length=1, max_length=1000)] | None = None
+    entities: Annotated[list[Entity], Field(min_length=1, max_length=1000)] | None = None
+    after: str | dict[str, str] | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")] | None = None
+    snapshot: bool = False
+    batch_ms: Annotated[int, Field(ge=0, le=1000)] = 0
+    changes_only: bool = False
+
+
+class Unsubscribe(ClientFrame):
+    """Close a subscription."""
+
+    op: Literal["unsubscribe"]
+    id: Ref
+
+
+class Publish(ClientFrame):
+    """Publish one event; answered by `published` or `error` with the same `ref`."""
+
+    op: Literal["publish"]
+    ref: Ref | None = None
+    event: Any = None
+
+
+class Ack(ClientFrame):
+    """Everything up to these cursors is handled; moves the durable subscriptions of this connection."""
+
+    op: Literal["ack"]
+    cursors: Annotated[dict[str, str], Field(min_length=1, max_length=1000)]
+
+
+class Refresh(ClientFrame):
+    """A new token for the same system and tenants, before the old one expires."""
+
+    op: Literal["refresh"]
+    token: Annotated[str, Field(max_length=8192)]
+
+
+class Ping(ClientFrame):
+    """Answered by `pong`; for clients that cannot send protocol pings."""
+
+    op: Literal["ping"]
+
+
+CLIENT_FRAMES: Final[Mapping[str, type[ClientFrame]]] = MappingProxyType(
+    {
+        "auth": Auth,
+        "subscribe": Subscribe,
+        "unsubscribe": Unsubscribe,
+        "publish": Publish,
+        "ack": Ack,
+        "refresh": Refresh,
+        "ping": Ping,
+    }
+)
+
+
+class Limits(BaseModel):
+    """What the hub allows one connection."""
+
+    window: int
+    message_bytes: int
+    subscriptions: int
+    publish_per_s: int
+
+
+class Welcome(BaseModel):
+    """The token is accepted. `tenants` is `["*"]` for a token of all tenants."""
+
+    op: Literal["welcome"]
+    session: str
+    system: str
+    tenants: list[str]
+    server_time: str
+    heartbeat_s: int
+    limits: Limits
+
+
+class Subscribed(BaseModel):
+    """The subscription stands; `position` is where each tenant's events will follow."""
+
+    op: Literal["subscribed"]
+    id: Ref
+    patterns: list[str]
+    tenants: list[str]
+    recovered: bool
+    position: dict[str, str]
+    changes_only: bool = False
+
+
+class EventFrame(BaseModel):
+    """One event. `replay` stands on replayed ones."""
+
+    op: Literal["event"]
+    cursor: str
+    sequence: int
+    event: dict[str, Any]
+    replay: bool = False
+
+
+class Receipt(BaseModel):
+    """A durable append. A duplicate gets the first append's receipt and `duplicate: true`."""
+
+    event_id: str
+    cursor: str
+    sequence: int
+    revision: int
+    duplicate: bool
+
+
+class Published(Receipt):
+    """The answer to `publish`."""
+
+    op: Literal["published"]
+    ref: Ref | None
+
+
+class Gap(BaseModel):
+    """Some events of a tenant cannot be delivered. Events follow from `resume_from` on."""
+
+    op: Literal["gap"]
+    id: Ref
+    tenant_id: str
+    reason: Literal["expired", "epoch", "future"]
+    resume_from: str
+
+
+class Error(BaseModel):
+    """A frame was not carried out; the connection goes on. `code`: the table in `schemas/errors.py`."""
+
+    op: Literal["error"]
+    ref: Ref | None = None
+    id: Ref | None = None
+    code: str
+    message: str
+    retryable: bool
+    errors: list[dict[str, str]] | None = None
+    latest: dict[str, Any] | None = None
+
+
+class Notice(BaseModel):
+    """Something the client should act on. `draining` carries `reconnect_after_ms`."""
+
+    op: Literal["notice"]
+    code: Literal["token_expiring", "lagging", "draining", "sync_requested"]
+    detail: dict[str, Any]
+    reconnect_after_ms: int | None = None
+
+
+class Pong(BaseModel):
+    """The answer to `ping`."""
+
+    op: Literal["pong"]
+
+
+SERVER_FRAMES: Final = (Welcome, Subscribed, EventFrame, Published, Gap, Error, Notice, Pong)

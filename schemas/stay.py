@@ -1,0 +1,44 @@
+"""`checkin_checkout` (R20, R21): a guest arrives, leaves, or never came. Its entity is the reservation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from schemas.envelope import Event, EventType
+from schemas.types import HOTEL_PMS, Currency, EntityId, Instant, Label, Money, Tracked
+
+PaymentStatus = Literal["pending", "completed", "failed"]
+Action = Literal["checked_in", "checked_out", "no_show"]
+
+
+class CheckInOutData(Tracked):
+    """What happened at the desk."""
+
+    reservation_id: EntityId
+    customer_id: EntityId | None = None
+    room_number: Label
+    actual_checkin_time: Instant | None = None
+    actual_checkout_time: Instant | None = None
+    additional_charges: Money | None = None
+    currency: Currency | None = None
+    payment_status: PaymentStatus
+
+
+class CheckInOutEvent(Event[CheckInOutData]):
+    """`checkin_checkout.*`"""
+
+    type: Literal["checkin_checkout"]
+    action: Action
+
+
+TYPE = EventType(
+    name="checkin_checkout",
+    event=CheckInOutEvent,
+    actions=("checked_in", "checked_out", "no_show"),
+    versions={1: CheckInOutData},
+    entity_field="reservation_id",
+    entity_type="reservation",
+    authority=HOTEL_PMS,
+    priority="CRITICAL",
+    guarantee="exactly_once",
+)
