@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.envelope import Event, EventType
 from schemas.types import HOTEL_MEMBER, HOTEL_PMS, HOTEL_SAAS, Currency, Day, Instant, Money, SystemName, Tracked
@@ -13,7 +13,10 @@ Action = Literal["daily_report", "weekly_report", "monthly_report"]
 
 
 class AnalyticsData(Tracked):
-    """One report. `occupancy_rate` is a fraction of 1, `average_stay_duration` is in nights."""
+    """One report; its entity is the report type and the first day.
+
+    `occupancy_rate` is a fraction of 1, `average_stay_duration` is in nights.
+    """
 
     report_type: Action
     period_start: Day
@@ -26,6 +29,12 @@ class AnalyticsData(Tracked):
     detailed_data: dict[str, Any] = Field(default_factory=dict)
     generated_by_system: SystemName = HOTEL_PMS
     generated_at: Instant
+
+    @model_validator(mode="after")
+    def _period_in_order(self) -> Self:
+        if self.period_end < self.period_start:
+            raise ValueError("period_end is before period_start")
+        return self
 
 
 class AnalyticsEvent(Event[AnalyticsData]):
@@ -40,7 +49,7 @@ TYPE = EventType(
     event=AnalyticsEvent,
     actions=("daily_report", "weekly_report", "monthly_report"),
     versions={1: AnalyticsData},
-    entity_field="report_type",
+    entity_fields=("report_type", "period_start"),
     authority=HOTEL_PMS,
     priority="MEDIUM",
     sync_mode="batch",

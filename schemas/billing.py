@@ -43,7 +43,7 @@ TYPE = EventType(
     event=BillingEvent,
     actions=("charged", "settled", "refunded", "corrected"),
     versions={1: BillingData},
-    entity_field="folio_id",
+    entity_fields=("folio_id",),
     authority=HOTEL_PMS,
     # Room service charges to the room; money is settled, refunded and corrected at the front desk.
     others={"charged": Others()},

@@ -14,7 +14,7 @@ from zlib import crc32
 
 from schemas.errors import Problem
 
-_FORM: Final = re.compile(r"1[0-9a-f]{48}")
+_FORM: Final = re.compile(r"1[0-9a-f]{50}")
 _SEPARATOR: Final = "."
 
 
@@ -52,7 +52,7 @@ class Cursor(NamedTuple):
 
     def encode(self) -> str:
         """The opaque form."""
-        body = f"1{self.epoch:08x}{self.tenant:08x}{self.sequence:012x}{self.id.ms:012x}{self.id.n:06x}"
+        body = f"1{self.epoch:08x}{self.tenant:08x}{self.sequence:012x}{self.id.ms:012x}{self.id.n:08x}"
         return f"{body}{_check(self):02x}"
 
     @classmethod
@@ -68,9 +68,9 @@ class Cursor(NamedTuple):
             int(text[1:9], 16),
             int(text[9:17], 16),
             int(text[17:29], 16),
-            StreamId(int(text[29:41], 16), int(text[41:47], 16)),
+            StreamId(int(text[29:41], 16), int(text[41:49], 16)),
         )
-        if _check(cursor) != int(text[47:49], 16):
+        if _check(cursor) != int(text[49:51], 16):
             raise Problem("invalid_cursor", "the cursor is damaged; use one exactly as the hub gave it")
         if tenant_id is not None and cursor.tenant != tenant_mark(tenant_id):
             raise Problem("invalid_cursor", f"the cursor belongs to another tenant than {tenant_id}")

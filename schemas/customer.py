@@ -50,7 +50,7 @@ TYPE = EventType(
     event=CustomerEvent,
     actions=("created", "updated", "rank_changed", "points_changed"),
     versions={1: CustomerData},
-    entity_field="customer_id",
+    entity_fields=("customer_id",),
     authority=HOTEL_MEMBER,
     others={
         # A walk-in guest gets a profile at the desk, without rank or points.

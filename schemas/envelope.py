@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from schemas.types import ENTITY_FORM, SYSTEMS, Instant, Model, SystemName, TenantId
+from schemas.types import ENTITY_FORM, SYSTEMS, Instant, Model, SystemName, TenantId, read_instant
 
 Priority = Literal["CRITICAL", "HIGH", "MEDIUM"]
 SyncMode = Literal["realtime", "batch"]
@@ -57,22 +55,19 @@ def _uuid(value: str) -> str:
 
 
 def _instant(value: str) -> str:
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise ValueError("must be an ISO 8601 instant with an offset, like 2026-07-15T10:04:00+09:00") from error
-    if moment.tzinfo is None:
-        raise ValueError("must carry an offset, like +09:00 or Z")
+    read_instant(value)
     return value
 
 
 UuidText = Annotated[
     str,
-    Field(pattern=re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$").pattern),
+    Field(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"),
     AfterValidator(_uuid),
 ]
-InstantText = Annotated[str, AfterValidator(_instant)]
+InstantText = Annotated[str, AfterValidator(_instant), Field(json_schema_extra={"format": "date-time"})]
 Reference = Annotated[str, Field(min_length=1, max_length=200)]
+# It goes into HTTP headers.
+TraceParent = Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$")]
 
 
 class Draft(Model):
@@ -102,7 +97,7 @@ class Draft(Model):
     temp_id: Reference | None = None
     correlation_id: Reference | None = None
     causation_id: Reference | None = None
-    traceparent: Reference | None = None
+    traceparent: TraceParent | None = None
 
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
@@ -128,7 +123,8 @@ class EventType:
     event: type[Event[Any]]
     actions: tuple[str, ...]
     versions: Mapping[int, type[Model]]
-    entity_field: str
+    entity_fields: tuple[str, ...]
+    """The data fields that together name the entity."""
     authority: str
     entity_type: str = ""
     others: Mapping[str, Others] = field(default_factory=dict)
@@ -146,4 +142,4 @@ class EventType:
 
     def entity_of(self, data: Mapping[str, Any]) -> str:
         """The entity an event with this data belongs to."""
-        return f"{self.entity_type or self.name}:{data[self.entity_field]}"
+        return ":".join((self.entity_type or self.name, *(str(data[field]) for field in self.entity_fields)))

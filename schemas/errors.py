@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+MAX_FIELD_ERRORS: Final = 100
+"""An answer names no more wrong fields than this: it must not outgrow the request it answers."""
+
 
 class FieldError(NamedTuple):
     """One wrong field: `path` is dotted from the body's root (`events.3.data.total_amount`)."""

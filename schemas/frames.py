@@ -6,11 +6,12 @@ here for readers, for the published AsyncAPI document and for the SDK.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from schemas.types import ENTITY_FORM, TenantId
 
@@ -51,16 +52,61 @@ def may_reconnect(code: int) -> bool:
     return code < 4500
 
 
+PATTERN_FORM: Final = r"^(\*|[a-z][a-z0-9_]*\.(\*|[a-z][a-z0-9_]*))$"
+MAX_REF: Final = 200
+_PATTERN: Final = re.compile(PATTERN_FORM[1:-1], re.ASCII)
+
+
 def _pattern(value: str) -> str:
-    left, dot, right = value.partition(".")
-    if value != "*" and not (dot and left.isidentifier() and (right == "*" or right.isidentifier())):
+    if not _PATTERN.fullmatch(value):
         raise ValueError("a pattern is `type.action`, `type.*` or `*`")
     return value
 
 
-Pattern = Annotated[str, AfterValidator(_pattern), Field(max_length=80)]
+def _ref(value: Any) -> Any:
+    if type(value) is int or (type(value) is str and len(value) <= MAX_REF):
+        return value
+    raise ValueError(f"must be a number or a text of at most {MAX_REF} characters")
+
+
+def _after(value: Any) -> Any:
+    if isinstance(value, dict):
+        for tenant, cursor in value.items():
+            if not isinstance(cursor, str):
+                raise ValueError(f"the cursor of {tenant} must be a text")
+    elif not isinstance(value, str):
+        raise ValueError("must be `latest`, `earliest`, a cursor, or an object of tenants and their cursors")
+    return value
+
+
+CURSOR_SCHEMA: Final[dict[str, Any]] = {"type": "string", "format": "hub-cursor", "description": "An opaque cursor"}
+
+Pattern = Annotated[
+    str,
+    AfterValidator(_pattern),
+    Field(max_length=80, json_schema_extra={"pattern": PATTERN_FORM, "format": "hub-pattern"}),
+]
 Entity = Annotated[str, Field(pattern=ENTITY_FORM)]
-Ref = int | str
+# One error for a wrong value, not one for each side of the union.
+Ref = Annotated[
+    int | str,
+    BeforeValidator(_ref),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": MAX_REF}]}),
+]
+CursorText = Annotated[str, WithJsonSchema(CURSOR_SCHEMA)]
+After = Annotated[
+    str | dict[str, str],
+    BeforeValidator(_after),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["latest", "earliest"]},
+                CURSOR_SCHEMA,
+                {"type": "object", "additionalProperties": CURSOR_SCHEMA},
+            ]
+        }
+    ),
+]
 
 
 class ClientFrame(BaseModel):
@@ -85,7 +131,7 @@ class Subscribe(ClientFrame):
     patterns: Annotated[list[Pattern], Field(min_length=1, max_length=64)]
     tenants: Annotated[list[TenantId], Field(min_length=1, max_length=1000)] | None = None
     entities: Annotated[list[Entity], Field(min_length=1, max_length=1000)] | None = None
-    after: str | dict[str, str] | None = None
+    after: After | None = None
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")] | None = None
     snapshot: bool = False
     batch_ms: Annotated[int, Field(ge=0, le=1000)] = 0
@@ -111,7 +157,7 @@ class Ack(ClientFrame):
     """Everything up to these cursors is handled; moves the durable subscriptions of this connection."""
 
     op: Literal["ack"]
-    cursors: Annotated[dict[str, str], Field(min_length=1, max_length=1000)]
+    cursors: Annotated[dict[str, CursorText], Field(min_length=1, max_length=1000)]
 
 
 class Refresh(ClientFrame):
@@ -169,7 +215,7 @@ class Subscribed(BaseModel):
     patterns: list[str]
     tenants: list[str]
     recovered: bool
-    position: dict[str, str]
+    position: dict[str, CursorText]
     changes_only: bool = False
 
 
@@ -177,7 +223,7 @@ class EventFrame(BaseModel):
     """One event. `replay` stands on replayed ones."""
 
     op: Literal["event"]
-    cursor: str
+    cursor: CursorText
     sequence: int
     event: dict[str, Any]
     replay: bool = False
@@ -187,7 +233,7 @@ class Receipt(BaseModel):
     """A durable append. A duplicate gets the first append's receipt and `duplicate: true`."""
 
     event_id: str
-    cursor: str
+    cursor: CursorText
     sequence: int
     revision: int
     duplicate: bool
@@ -207,7 +253,7 @@ class Gap(BaseModel):
     id: Ref
     tenant_id: str
     reason: Literal["expired", "epoch", "future"]
-    resume_from: str
+    resume_from: CursorText
 
 
 class Error(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from schemas.envelope import Event, EventType, Others
-from schemas.types import HOTEL_PMS, Currency, Day, EntityId, GuestName, GuestNote, Label, Money, Tracked
+from schemas.types import HOTEL_PMS, Currency, Day, EntityId, GuestName, GuestNote, Label, Price, Tracked
 
 Status = Literal["inquiry", "tentative", "waitlisted", "confirmed", "checked_in", "checked_out", "cancelled", "no_show"]
 Origin = Literal[
@@ -36,7 +36,7 @@ class ReservationData(Tracked):
     room_number: Label | None = None
     checkin_date: Day
     checkout_date: Day
-    total_amount: Annotated[Money, Field(ge=0)]
+    total_amount: Price
     currency: Currency | None = None
     status: Status
     origin: Origin
@@ -65,7 +65,7 @@ TYPE = EventType(
     event=ReservationEvent,
     actions=("created", "updated", "confirmed", "cancelled", "checked_in", "checked_out"),
     versions={1: ReservationData},
-    entity_field="reservation_id",
+    entity_fields=("reservation_id",),
     authority=HOTEL_PMS,
     # Any system takes bookings (R15: origin_system member|pms|saas); only the front desk moves guests in and out.
     others={"created": Others(), "updated": Others(), "confirmed": Others(), "cancelled": Others()},

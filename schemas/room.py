@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from schemas.envelope import Event, EventType
-from schemas.types import HOTEL_MEMBER, HOTEL_PMS, Currency, Day, EntityId, Label, Money, Note, Tracked
+from schemas.types import HOTEL_MEMBER, HOTEL_PMS, Currency, Day, EntityId, Label, Note, Price, Tracked
 
 Status = Literal["vacant_clean", "vacant_dirty", "occupied", "cleaning", "inspected", "out_of_order", "out_of_service"]
 Housekeeping = Literal["clean", "dirty", "cleaning", "inspected"]
@@ -23,7 +21,7 @@ class RoomData(Tracked):
     status: Status
     housekeeping: Housekeeping | None = None
     availability_date: Day
-    base_price: Annotated[Money, Field(ge=0)] | None = None
+    base_price: Price | None = None
     currency: Currency | None = None
     maintenance_notes: Note | None = None
 
@@ -40,7 +38,7 @@ TYPE = EventType(
     event=RoomEvent,
     actions=("status_changed", "maintenance_updated", "price_updated"),
     versions={1: RoomData},
-    entity_field="room_id",
+    entity_fields=("room_id",),
     authority=HOTEL_PMS,
     targets=(HOTEL_MEMBER, HOTEL_PMS),
 )

@@ -12,7 +12,7 @@ import math
 import re
 from typing import Any, Final
 
-from schemas.errors import FieldError, Problem
+from schemas.errors import MAX_FIELD_ERRORS, FieldError, Problem
 
 MAX_DEPTH: Final = 32
 MAX_DIGITS: Final = 15
@@ -24,17 +24,18 @@ _DIGITS = re.compile(r"[eE].*|\D")
 class Refused:
     """Stands in a parsed tree where a value was refused."""
 
-    __slots__ = ("key", "reason")
+    __slots__ = ("reason",)
 
-    def __init__(self, reason: str, key: str = "") -> None:
+    def __init__(self, reason: str) -> None:
         self.reason = reason
-        self.key = key
 
 
 def _number(text: str) -> float | Refused:
     if len(text) > MAX_DIGITS and len(_DIGITS.sub("", text).lstrip("0")) > MAX_DIGITS:
         return Refused(f"a number of more than {MAX_DIGITS} digits loses precision; send fewer digits or a string")
     value = float(text)
+    if value == 0 and _DIGITS.sub("", text).strip("0"):
+        return Refused("the number is too small for a double")
     return value if math.isfinite(value) else Refused("the number is too large for a double")
 
 
@@ -74,10 +75,10 @@ class Parsed:
         self._odd = odd
 
     def refusals(self, subtree: Any, path: str = "", depth: int = 0) -> list[FieldError]:
-        """Every refused value in `subtree`, which stands at `path`, `depth` levels down the body."""
+        """The refused values in `subtree`, which stands at `path`, `depth` levels down the body; the first hundred."""
         found: list[FieldError] = []
         _walk(subtree, path, MAX_DEPTH - depth, self._odd, found)
-        return found
+        return found[:MAX_FIELD_ERRORS]
 
 
 def parse(raw: bytes | bytearray | str) -> Parsed:
@@ -102,7 +103,7 @@ def loads(raw: bytes | bytearray | str) -> Any:
     """Parse `raw` and refuse it whole if any value in it is refused.
 
     Raises:
-        Problem: `invalid_json`, with the path of every refused value.
+        Problem: `invalid_json`, with the paths of the refused values.
     """
     parsed = parse(raw)
     if errors := parsed.refusals(parsed.tree):
@@ -111,6 +112,8 @@ def loads(raw: bytes | bytearray | str) -> Any:
 
 
 def _walk(node: Any, path: str, depth: int, odd: bool, found: list[FieldError]) -> None:
+    if len(found) >= MAX_FIELD_ERRORS:
+        return
     kind = type(node)
     if kind is dict:
         if depth <= 0:
@@ -118,10 +121,12 @@ def _walk(node: Any, path: str, depth: int, odd: bool, found: list[FieldError]) 
             return
         for key, value in node.items():
             child = type(value)
-            if odd:
-                _check_text(key, f"{path}.{key!r}" if path else repr(key), found)
-            if child is dict or child is list or child is Refused or (odd and child is str):
-                _walk(value, f"{path}.{key}" if path else key, depth - 1, odd, found)
+            if odd or child is dict or child is list or child is Refused:
+                step = _printable(key) if odd else key
+                below = f"{path}.{step}" if path else step
+                if odd:
+                    _check_text(key, below, found)
+                _walk(value, below, depth - 1, odd, found)
     elif kind is list:
         if depth <= 0:
             found.append(FieldError(path, f"nested deeper than {MAX_DEPTH}"))
@@ -139,7 +144,18 @@ def _walk(node: Any, path: str, depth: int, odd: bool, found: list[FieldError]) 
 def _check_text(text: str, path: str, found: list[FieldError]) -> None:
     if "\0" in text:
         found.append(FieldError(path, "NUL is not allowed in text"))
+    if _has_lone_surrogate(text):
+        found.append(FieldError(path, "a lone surrogate is not a character"))
+
+
+def _has_lone_surrogate(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        found.append(FieldError(ascii(path)[1:-1], "a lone surrogate is not a character"))
+        return True
+    return False
+
+
+def _printable(key: str) -> str:
+    """`key` as an answer can name it."""
+    return ascii(key)[1:-1] if "\0" in key or _has_lone_surrogate(key) else key

@@ -31,6 +31,6 @@ TYPE = EventType(
     event=SystemEvent,
     actions=("notice", "alarm"),
     versions={1: SystemData},
-    entity_field="topic",
+    entity_fields=("topic",),
     authority=HUB,
 )

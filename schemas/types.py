@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 HOTEL_PMS: Final = "hotel-pms"
 HOTEL_SAAS: Final = "hotel-saas"
@@ -19,7 +31,9 @@ SYSTEMS: Final = (HOTEL_MEMBER, HOTEL_PMS, HOTEL_SAAS)
 
 SYSTEM_FORM: Final = r"^[a-z][a-z0-9-]{1,62}$"
 TENANT_FORM: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-ENTITY_FORM: Final = r"^[a-z_]{1,32}:[^\s\x00-\x1f]{1,128}$"
+# No spaces and no control characters: ids stand in Redis hash fields, log lines and terminals.
+_ID: Final = r"[^\s\x00-\x1f\x7f-\x9f]{1,128}"
+ENTITY_FORM: Final = rf"^[a-z_]{{1,32}}:{_ID}$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,36 +42,107 @@ class Guest:
 
     mask: str = "***"
 
-
-def _exact(value: Any) -> Any:
-    if type(value) is float or type(value) is int:
-        return Decimal(repr(value))
-    if isinstance(value, str):
-        raise ValueError("money is a JSON number, not a string")
-    return value
+    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Show the mark in the published schema."""
+        return handler(core_schema) | {"x-guest": True}
 
 
-def _plain_number(value: Decimal) -> int | float:
+MONEY_DIGITS: Final = 15
+MONEY_DECIMALS: Final = 4
+_SMALLEST: Final = Decimal(1).scaleb(-MONEY_DECIMALS)
+
+
+def exact(value: int | float) -> Decimal:
+    """A JSON number as the decimal that was written."""
+    return Decimal(repr(value))
+
+
+def json_number(value: Decimal) -> int | float:
+    """A money amount as the JSON number that stands for it: exact within 15 digits."""
     return int(value) if value == value.to_integral_value() else float(value)
 
 
+def fits_money(value: Decimal) -> bool:
+    """Whether `value` needs no more than 15 digits and 4 decimals; zeros at either end do not count."""
+    if not value.is_finite() or value.adjusted() >= MONEY_DIGITS:
+        return False
+    short = value.quantize(_SMALLEST).normalize()
+    whole, decimals = max(0, short.adjusted() + 1), max(0, -int(short.as_tuple().exponent))
+    return short == value and whole + decimals <= MONEY_DIGITS
+
+
+def _money(value: Any) -> Any:
+    number = exact(value) if type(value) is float or type(value) is int else value
+    if not isinstance(number, Decimal):
+        raise ValueError("money is a JSON number")
+    if not fits_money(number):
+        raise ValueError(f"money has at most {MONEY_DIGITS} digits, {MONEY_DECIMALS} of them decimals")
+    return number
+
+
+_MONEY_SCHEMA: Final[dict[str, Any]] = {
+    "type": "number",
+    "minimum": 1 - 10**MONEY_DIGITS,
+    "maximum": 10**MONEY_DIGITS - 1,
+    "description": f"At most {MONEY_DIGITS} digits, {MONEY_DECIMALS} of them decimals",
+}
+
 Money = Annotated[
     Decimal,
-    BeforeValidator(_exact),
-    Field(max_digits=15, decimal_places=4, allow_inf_nan=False),
-    PlainSerializer(_plain_number, return_type=float, when_used="json"),
-    WithJsonSchema({"type": "number", "description": "At most 15 digits, 4 of them decimals"}),
+    BeforeValidator(_money),
+    PlainSerializer(json_number, return_type=int | float, when_used="json"),
+    WithJsonSchema(_MONEY_SCHEMA),
 ]
 """Decimal inside, a JSON number of at most 15 digits and 4 decimals on the wire."""
+
+Price = Annotated[Money, Field(ge=0), WithJsonSchema(_MONEY_SCHEMA | {"minimum": 0})]
+"""Money that is never negative."""
 
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217; the tenant's when absent")]
 SystemName = Annotated[str, Field(pattern=SYSTEM_FORM)]
 TenantId = Annotated[str, Field(pattern=TENANT_FORM)]
-EntityId = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]{1,128}$")]
+EntityId = Annotated[str, Field(pattern=f"^{_ID}$")]
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 Note = Annotated[str, Field(max_length=4000)]
-Instant = AwareDatetime
-Day = date
+
+_DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_INSTANT: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})", re.ASCII)
+# Their UTC, or their local time, falls outside what datetimes can say.
+_EDGE_YEARS: Final = ("0000", "0001", "9999")
+
+
+# The parsers of pydantic and `datetime` take many spellings, Unix times among them, and not the same ones: on the bus
+# there is one that everyone reads alike.
+
+
+def read_day(value: Any) -> date:
+    """A plain date from text like 2026-07-15, or as it is.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if isinstance(value, str) and _DAY.fullmatch(value):
+        return date.fromisoformat(value)
+    if type(value) is date:
+        return value
+    raise ValueError("must be a date like 2026-07-15")
+
+
+def read_instant(value: Any) -> datetime:
+    """A moment from ISO 8601 text with an offset, or as it is.
+
+    Raises:
+        ValueError: it is anything else, or no such moment exists.
+    """
+    if isinstance(value, str) and _INSTANT.fullmatch(value) and not value.startswith(_EDGE_YEARS):
+        return datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        return value
+    raise ValueError("must be an ISO 8601 instant with an offset, like 2026-07-15T10:04:00+09:00")
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(read_instant)]
+Day = Annotated[date, BeforeValidator(read_day)]
 """A plain date in the property's own calendar."""
 
 GuestName = Annotated[str, Field(min_length=1, max_length=256), Guest()]

@@ -1,0 +1,40 @@
+"""The SDK: `HubClient` for a system that talks to the hub over the network."""
+
+from consumers.client import HubClient
+from consumers.cursors import CursorStore, FileCursors, MemoryCursors
+from consumers.errors import (
+    AccessRefused,
+    ClientClosed,
+    ConsumerError,
+    CursorsUnreadable,
+    HandlerFailed,
+    OutcomeUnknown,
+    PublishError,
+    PublishFailed,
+    PublishRefused,
+    SubscriptionRefused,
+    UnreadableEvent,
+)
+from consumers.handlers import Handlers
+from schemas.frames import Gap, Receipt
+
+__all__ = [
+    "AccessRefused",
+    "ClientClosed",
+    "ConsumerError",
+    "CursorStore",
+    "CursorsUnreadable",
+    "FileCursors",
+    "Gap",
+    "HandlerFailed",
+    "Handlers",
+    "HubClient",
+    "MemoryCursors",
+    "OutcomeUnknown",
+    "PublishError",
+    "PublishFailed",
+    "PublishRefused",
+    "Receipt",
+    "SubscriptionRefused",
+    "UnreadableEvent",
+]

@@ -1,0 +1,130 @@
+"""The hub's HTTP side, as far as the client needs it: publishing, and reading pages of events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from consumers.credential import Credential
+from consumers.errors import AccessRefused, Disconnected, HubRefused
+from schemas.errors import FieldError
+from schemas.frames import MAX_WAIT_S, Receipt
+
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class PagedEvent(BaseModel):
+    """One event of a page."""
+
+    cursor: str
+    sequence: int
+    event: dict[str, Any]
+
+
+class Page(BaseModel):
+    """An answer of `GET /events`; `next` is good even when the page is empty."""
+
+    events: list[PagedEvent]
+    next: str
+    gap: dict[str, Any] | None = None
+
+
+class HubHttp:
+    """The HTTP API of the hub whose WebSocket is at `url`. Answers "token expired" with a fresh token, once."""
+
+    def __init__(self, url: str, credential: Credential) -> None:
+        self._base = api_root(url)
+        self._credential = credential
+        self._client: httpx.AsyncClient | None = None
+
+    async def publish(self, event: bytes) -> Receipt:
+        """Publish one event, as JSON. When cancelled, the outcome is unknown.
+
+        Raises:
+            HubRefused: the hub said no.
+            Disconnected: there is no answer of the hub; `sent` tells whether the event may have arrived.
+        """
+        return _read(Receipt, await self._request("POST", "events", content=event))
+
+    async def events(self, query: Mapping[str, str]) -> Page:
+        """One page; with `wait` the hub holds the answer until there is an event.
+
+        Raises:
+            AccessRefused: the hub does not let the token in.
+            HubRefused: the hub said no.
+            Disconnected: there is no answer of the hub.
+        """
+        return _read(Page, await self._request("GET", "events", params=query))
+
+    async def close(self) -> None:
+        """Close idle connections. A later request opens new ones."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _request(self, method: str, path: str, **kwargs: Any) -> bytes:
+        response = await self._send(method, path, await self._credential.current(), **kwargs)
+        if response.status_code == 401 and self._credential.renewable:
+            response = await self._send(method, path, await self._credential.renew(), **kwargs)
+        if response.is_success:
+            return response.content
+        problem = _problem(response)
+        if method == "GET" and response.status_code in (401, 403) and isinstance(problem, HubRefused):
+            raise AccessRefused(response.status_code, str(problem))
+        raise problem
+
+    async def _send(self, method: str, path: str, token: str, **kwargs: Any) -> httpx.Response:
+        if self._client is None:
+            # A backstop: the caller's clock bounds every request more tightly.
+            self._client = httpx.AsyncClient(timeout=httpx.Timeout(2.0 * MAX_WAIT_S, connect=10.0))
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        try:
+            return await self._client.request(method, self._base + path, headers=headers, **kwargs)
+        except httpx.RequestError as error:
+            raise Disconnected(f"no answer: {type(error).__name__}", sent=not isinstance(error, _NOT_SENT)) from error
+
+
+def api_root(url: str) -> str:
+    """The root of the HTTP API beside a WebSocket URL: `wss://host/hub/ws` has `https://host/hub/api/v1/`.
+
+    Raises:
+        ValueError: not a WebSocket URL.
+    """
+    parts = urlsplit(url)
+    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme)
+    if scheme is None or not parts.netloc:
+        raise ValueError("the hub's address is a WebSocket URL, like ws://localhost:3400/ws")
+    return urlunsplit((scheme, parts.netloc, parts.path.rpartition("/")[0] + "/api/v1/", "", ""))
+
+
+def _read(model: type[ModelT], body: bytes) -> ModelT:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise Disconnected("the answer cannot be read", sent=True) from error
+
+
+def _problem(response: httpx.Response) -> HubRefused | Disconnected:
+    status = response.status_code
+    try:
+        body = orjson.loads(response.content)
+        return HubRefused(
+            body["code"],
+            body.get("detail", ""),
+            retryable=bool(body.get("retryable", status >= 500 or status == 429)),
+            errors=[FieldError(one["path"], one["message"]) for one in body.get("errors", ())],
+            latest=body.get("latest"),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        # Not the hub: a proxy in between.
+        if status >= 500 or status in (408, 429):
+            return Disconnected(f"HTTP status {status}", sent=status != 429)
+        return HubRefused(f"http_{status}", "something other than the hub answered", retryable=False)

@@ -1,0 +1,1 @@
+"""The event hub: log, fan-out, gateways, command line."""

@@ -1,0 +1,283 @@
+"""The composition root: the one place where the hub's objects are put together, started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from importlib.metadata import version as installed_version
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from prometheus_client import CollectorRegistry, generate_latest, multiprocess
+
+from hub.errors import StartError
+from hub.gateways.http.app import create_app
+from hub.gateways.http.context import Services
+from hub.gateways.sockets import SocketGateway
+from hub.log.dead_letters import DeadLetters
+from hub.log.embedded import EmbeddedServer
+from hub.log.keys import Keys
+from hub.log.positions import Positions
+from hub.log.setup import Durability, load_epochs, make_groups, open_log
+from hub.log.stream_log import StreamLog
+from hub.log.tenants import Tenants
+from hub.log.topology import Source, connect
+from hub.security.tokens import Tokens, keys_from_file, own_key
+from hub.services.dispatcher import Dispatcher
+from hub.services.janitor import Janitor
+from hub.services.publisher import Publisher, Systems
+from hub.services.reader import Reader
+from hub.settings import Settings
+from hub.telemetry import Metrics
+
+VERSION: Final = installed_version("hotel-event-hub")
+
+log = structlog.get_logger("hub")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the hub has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The listening socket.
+
+    Raises:
+        StartError: the port is taken or not allowed.
+    """
+    try:
+        return socket.create_server((settings.host, settings.port), backlog=4096, reuse_port=False)
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", "Set HUB_PORT to a free port, or 0"
+        ) from error
+
+
+def verifier(settings: Settings) -> Tokens:
+    """The hub's own key and those of other issuers."""
+    keys = [own_key(settings.data_dir)]
+    if settings.jwt_keys is not None:
+        keys += keys_from_file(settings.jwt_keys)
+    return Tokens(keys)
+
+
+def stream_log(settings: Settings, source: Source) -> StreamLog:
+    """The log over a Redis."""
+    return StreamLog(
+        source,
+        Keys(settings.key_prefix),
+        settings.partitions,
+        idempotency_s=settings.idempotency_hours * 3600,
+        max_waiting=settings.max_waiting,
+        timeout_s=settings.publish_timeout_s,
+    )
+
+
+class Hub:
+    """One hub process. `async with` starts it; leaving drains and stops it.
+
+    `primary` is the process that also looks after the log; with several workers it is one of them. `redis_url` is set
+    where another process of this hub owns the embedded server.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket | None = None,
+        *,
+        redis_url: str | None = None,
+        primary: bool = True,
+    ) -> None:
+        self.settings = settings
+        self._listener = listener
+        self._redis_url = redis_url
+        self._primary = primary
+        self._stack = AsyncExitStack()
+        self._durability = Durability(None, "not asked yet")
+        self._reopening = asyncio.Lock()
+        self._opened_for: list[int] = []
+        self.port = 0
+
+    async def __aenter__(self) -> Hub:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        settings = self.settings
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        registry = CollectorRegistry()
+        self.metrics = Metrics(registry)
+        self.tokens = verifier(settings)
+        self.listener = self._listener or bind(settings)
+        self._stack.callback(self.listener.close)
+        self.port = self.listener.getsockname()[1]
+
+        self.url = await self._redis()
+        self.log = stream_log(settings, connect(self.url))
+        self._stack.push_async_callback(self.log.aclose)
+        self._durability = await open_log(self.log.source, self.log, settings.groups)
+        self.log.on_lost = self._reopen
+        self._set_durable()
+
+        self.tenants = Tenants(self.log)
+        await self.tenants.load()
+        self.positions = Positions(self.log)
+        self._stack.push_async_callback(self.positions.aclose)
+        self.dispatcher = Dispatcher(self.log, self.metrics, reopen=self._reopen)
+        await self.dispatcher.start()
+        self._stack.push_async_callback(self.dispatcher.stop)
+        self.publisher = Publisher(
+            self.log,
+            Systems({name: tuple(patterns) for name, patterns in settings.systems.items()}),
+            self.metrics,
+            currency=self.tenants.currency,
+        )
+        dead_letters = DeadLetters(self.log, settings.groups)
+        self.janitor = Janitor(
+            self.log,
+            dead_letters,
+            self.tenants,
+            self.metrics,
+            settings.groups,
+            retention_hours=settings.retention_hours,
+        )
+        if self._primary:
+            self.janitor.start()
+            self._stack.push_async_callback(self.janitor.stop)
+        self._services = Services(
+            self.log,
+            self.tokens,
+            self.publisher,
+            Reader(self.log, self.dispatcher, self.metrics),
+            dead_letters,
+            self.tenants,
+            self.metrics,
+            self.readiness,
+            lambda: _metrics_page(registry),
+        )
+        await self._serve()
+
+    async def _redis(self) -> str:
+        settings = self.settings
+        given = self._redis_url or settings.redis_url
+        if given is not None:
+            return given
+        server = EmbeddedServer(
+            settings.data_dir,
+            fsync=settings.embedded_fsync,
+            maxmemory_mb=settings.embedded_maxmemory_mb or None,
+            on_restart=self.metrics.log_restarts.inc,
+        )
+        url = await server.start()
+        self._stack.push_async_callback(server.stop)
+        return url
+
+    def _set_durable(self) -> None:
+        self.metrics.durable.set(1 if self._durability.durable else 0)
+
+    async def _reopen(self) -> None:
+        """Prepare the server again after it was away or emptied; concurrent callers share one attempt."""
+        waited = self._reopening.locked()
+        async with self._reopening:
+            if waited:
+                await load_epochs(self.log.source, self.log)
+                return
+            await load_epochs(self.log.source, self.log)
+            await make_groups(self.log.source, self.log, self.settings.groups)
+
+    async def _serve(self) -> None:
+        settings = self.settings
+        self.sockets = SocketGateway(
+            self.tokens,
+            self.publisher,
+            self.dispatcher,
+            self.positions,
+            self.metrics,
+            deflate=settings.deflate,
+            publish_per_s=settings.publish_per_s,
+            high_water=settings.high_water_kib * 1024,
+            slow_timeout_s=settings.slow_timeout_s,
+            max_connections=settings.max_connections,
+            allowed_origins=settings.allowed_origins,
+        )
+        self.sockets.start()
+        config = uvicorn.Config(
+            create_app(self._services, VERSION),
+            http="httptools",
+            ws=self.sockets.protocol,  # type: ignore[arg-type]
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, int(settings.drain_s)),
+            timeout_keep_alive=30,
+        )
+        server = _Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[self.listener]), name="http")
+
+        async def stop_serving() -> None:
+            self._services.stopping.set()
+            log.info("draining", connections=len(self.sockets.connections))
+            await self.sockets.drain(settings.drain_s)
+            server.should_exit = True
+            await serving
+            await self.sockets.stop()
+
+        self._stack.push_async_callback(stop_serving)
+        while not server.started:
+            if serving.done():
+                await serving
+                raise StartError("the HTTP server did not start", "See the log above")
+            await asyncio.sleep(0.005)
+        log.info(
+            "hub_started",
+            version=VERSION,
+            address=f"{settings.host}:{self.port}",
+            embedded=settings.redis_url is None,
+            durable=self._durability.durable,
+        )
+
+    def readiness(self) -> dict[str, Any]:
+        """What `/readyz` answers."""
+        connected = self.dispatcher.connected
+        failing = self.log.last_error
+        draining = self._services.stopping.is_set()
+        ready = connected and failing is None and not draining
+        return {
+            "ready": ready,
+            "version": VERSION,
+            "roles": [role for role in self.settings.roles if role in _BUILT],
+            "checks": {
+                "log": {"ok": connected and failing is None, "detail": "connected" if connected else "not connected"},
+                "durability": {"durable": self._durability.durable, "detail": self._durability.detail},
+                "groups": {"ok": not self.janitor.missing, "missing": self.janitor.missing},
+                "draining": draining,
+            },
+        }
+
+
+_BUILT: Final = ("gateway",)
+"""Roles this release performs."""
+
+
+def _metrics_page(registry: CollectorRegistry) -> bytes:
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

@@ -1,0 +1,171 @@
+"""Which connections share which bytes.
+
+Connections are grouped by audience. An event is held against each group once, encoded once a view and codec, and put
+into the group's buffer; a flush joins the buffer and hands every member the same bytes.
+
+Members stay consistent by one rule: whoever joins or leaves a group finds its buffer flushed, so a member in a group
+has everything up to the position of the last flush and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Generic, Protocol, TypeVar
+
+from hub.core.routing import Audience, Codec, View, may_see
+
+MAX_ROUTES: Final = 50_000
+"""Remembered routes; past that they are worked out anew."""
+
+
+class Routable(Protocol):
+    """What routing needs to know of an event."""
+
+    @property
+    def tenant_id(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def action(self) -> str: ...
+    @property
+    def entity(self) -> str: ...
+    @property
+    def targets(self) -> tuple[str, ...]: ...
+
+
+EventT = TypeVar("EventT", bound=Routable)
+PositionT = TypeVar("PositionT")
+EventC = TypeVar("EventC", bound=Routable, contravariant=True)
+PositionC = TypeVar("PositionC", contravariant=True)
+
+
+class Member(Protocol[EventC, PositionC]):
+    """A connection's side of a group."""
+
+    def deliver(self, buffer: bytes, events: Sequence[EventC], before: PositionC) -> bool:
+        """Take the buffer; False refuses it and leaves the group, at the position `before`."""
+
+
+class Group(Generic[EventT, PositionT]):
+    """The members of one audience and what waits for them."""
+
+    __slots__ = ("audience", "before", "events", "frames", "members")
+
+    def __init__(self, audience: Audience) -> None:
+        self.audience = audience
+        self.members: set[Member[EventT, PositionT]] = set()
+        self.frames: list[bytes] = []
+        self.events: list[EventT] = []
+        self.before: PositionT | None = None
+
+
+class FanOut(Generic[EventT, PositionT]):
+    """All groups of one process."""
+
+    def __init__(self, encode: Callable[[EventT, View, Codec], bytes]) -> None:
+        self._encode = encode
+        self._groups: dict[Audience, Group[EventT, PositionT]] = {}
+        self._routes: dict[
+            tuple[str, str, str, tuple[str, ...]],
+            tuple[list[Group[EventT, PositionT]], dict[str, list[Group[EventT, PositionT]]]],
+        ] = {}
+        self._waiting: dict[Audience, Group[EventT, PositionT]] = {}
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def join(self, member: Member[EventT, PositionT], audience: Audience) -> None:
+        """Add a member that has everything up to now."""
+        group = self._groups.get(audience)
+        if group is None:
+            group = self._groups[audience] = Group(audience)
+            self._routes.clear()
+        self.flush([group])
+        group.members.add(member)
+
+    def leave(self, member: Member[EventT, PositionT], audience: Audience) -> None:
+        """Remove a member; what waited for its group is written first."""
+        group = self._groups.get(audience)
+        if group is None or member not in group.members:
+            return
+        self.flush([group])
+        self._remove(group, member)
+
+    def _remove(self, group: Group[EventT, PositionT], member: Member[EventT, PositionT]) -> None:
+        group.members.discard(member)
+        if not group.members and self._groups.get(group.audience) is group:
+            del self._groups[group.audience]
+            self._waiting.pop(group.audience, None)
+            self._routes.clear()
+
+    def add(self, event: EventT, before: PositionT) -> list[Group[EventT, PositionT]]:
+        """Put an event into the buffers of its groups; those that had been empty come back.
+
+        `before` is the position of everything that was added earlier.
+        """
+        woken = []
+        frames: dict[tuple[View, Codec], bytes] = {}
+        for group in self._route(event):
+            audience = group.audience
+            kind = (audience.view, audience.codec)
+            frame = frames.get(kind)
+            if frame is None:
+                frame = frames[kind] = self._encode(event, *kind)
+            if not group.frames:
+                group.before = before
+                self._waiting[audience] = group
+                woken.append(group)
+            group.frames.append(frame)
+            group.events.append(event)
+        return woken
+
+    def _route(self, event: EventT) -> Iterable[Group[EventT, PositionT]]:
+        key = (event.tenant_id, event.type, event.action, event.targets)
+        found = self._routes.get(key)
+        if found is None:
+            if len(self._routes) >= MAX_ROUTES:
+                self._routes.clear()
+            found = self._routes[key] = self._work_out(*key)
+        every, by_entity = found
+        some = by_entity.get(event.entity) if by_entity else None
+        return every if some is None else every + some
+
+    def _work_out(
+        self, tenant_id: str, type: str, action: str, targets: tuple[str, ...]
+    ) -> tuple[list[Group[EventT, PositionT]], dict[str, list[Group[EventT, PositionT]]]]:
+        every: list[Group[EventT, PositionT]] = []
+        by_entity: dict[str, list[Group[EventT, PositionT]]] = {}
+        for audience, group in self._groups.items():
+            if not may_see(audience.system, targets):
+                continue
+            asking = [one for one in audience.interests if one.wants_kind(tenant_id, type, action)]
+            if any(one.entities is None for one in asking):
+                every.append(group)
+                continue
+            for entity in {entity for one in asking for entity in one.entities or ()}:
+                by_entity.setdefault(entity, []).append(group)
+        return every, by_entity
+
+    def due(self) -> list[Group[EventT, PositionT]]:
+        """The groups with something to write now; those that gather by time are flushed by their own timers."""
+        return [group for group in self._waiting.values() if not group.audience.batch_ms]
+
+    def waiting(self) -> list[Group[EventT, PositionT]]:
+        """Every group with something to write."""
+        return list(self._waiting.values())
+
+    def flush(self, groups: Iterable[Group[EventT, PositionT]]) -> int:
+        """Hand each group's buffer to its members; how many deliveries were made."""
+        deliveries = 0
+        for group in groups:
+            if not group.frames:
+                continue
+            buffer, events, before = b"".join(group.frames), group.events, group.before
+            group.frames, group.events, group.before = [], [], None
+            self._waiting.pop(group.audience, None)
+            assert before is not None
+            refused = [member for member in group.members if not member.deliver(buffer, events, before)]
+            deliveries += (len(group.members) - len(refused)) * len(events)
+            for member in refused:
+                self._remove(group, member)
+        return deliveries

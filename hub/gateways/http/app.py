@@ -1,0 +1,96 @@
+"""The HTTP application: routers, problems, one log line a request."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hub.gateways.http import documents, events, operations
+from hub.gateways.http.context import Services, problem_response
+from schemas.errors import FieldError, Problem
+
+log = structlog.get_logger("hub.http")
+QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+def create_app(services: Services, version: str) -> ASGIApp:
+    """The ASGI application over these services."""
+    app = FastAPI(title="Hotel event hub", version=version, openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.services = services
+    app.include_router(events.router, prefix="/api/v1")
+    app.include_router(operations.router, prefix="/api/v1")
+    app.include_router(operations.health)
+    app.include_router(documents.schema_routes)
+    app.include_router(documents.router)
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _failed)
+    return _Logged(app)
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return problem_response(error)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = [FieldError(".".join(map(str, one["loc"][1:])), one["msg"]) for one in error.errors()]
+    return problem_response(Problem("invalid_request", f"{found[0].path}: {found[0].message}", found))
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "not_found", 413: "too_large"}.get(error.status_code, "invalid_request")
+    problem = Problem(code, "there is no such route" if code == "not_found" else str(error.detail))
+    response = problem_response(problem)
+    response.status_code = error.status_code
+    return response
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    log.error("request_failed", error=repr(error))
+    return problem_response(Problem("internal"))
+
+
+class _Logged:
+    """One line a request: what, who, how long; never bodies, queries or tokens."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 0
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        state: dict[str, Any] = scope.setdefault("state", {})
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            if scope["path"] not in QUIET:
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    system=state.get("system"),
+                    ms=round((time.perf_counter() - started) * 1000, 2),
+                    **{key: state[key] for key in ("event_id", "correlation_id", "events") if key in state},
+                )

@@ -1,0 +1,131 @@
+"""All WebSocket connections of one process: limits, the clock's tick, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import structlog
+
+from hub.gateways.websocket import WebSocketConnection
+from hub.log.positions import Positions
+from hub.log.stream_log import Head
+from hub.security.tokens import Tokens
+from hub.services.dispatcher import Dispatcher
+from hub.services.publisher import Publisher
+from hub.telemetry import Metrics
+from schemas.frames import Close
+
+TICK_S: Final = 0.5
+SPREAD_PER_CONNECTION_MS: Final = 2
+MIN_SPREAD_MS: Final = 500
+MAX_SPREAD_MS: Final = 30_000
+
+log = structlog.get_logger("hub.websocket")
+
+
+class SocketGateway:
+    """What connections share, and the owner of their tasks."""
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        publisher: Publisher,
+        dispatcher: Dispatcher,
+        positions: Positions,
+        metrics: Metrics,
+        *,
+        deflate: bool,
+        publish_per_s: int,
+        high_water: int,
+        slow_timeout_s: float,
+        max_connections: int,
+        allowed_origins: Sequence[str],
+        now: Any = time.monotonic,
+    ) -> None:
+        self.tokens = tokens
+        self.publisher = publisher
+        self.dispatcher = dispatcher
+        self.positions = positions
+        self.metrics = metrics
+        self.deflate = deflate
+        self.publish_per_s = publish_per_s
+        self.high_water = high_water
+        self.slow_timeout_s = slow_timeout_s
+        self.max_connections = max_connections
+        self.now = now
+        self.draining = False
+        self.connections: set[WebSocketConnection] = set()
+        self._allowed_origins = frozenset(allowed_origins)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ticking: asyncio.Task[None] | None = None
+        dispatcher.on_gap = self._gap
+
+    def protocol(self, **_: Any) -> WebSocketConnection:
+        """A protocol for a connection that uvicorn hands over."""
+        return WebSocketConnection(self)
+
+    def start(self) -> None:
+        """Begin ticking."""
+        self._ticking = asyncio.create_task(self._tick(), name="websocket-tick")
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now, wall = self.now(), time.time()
+            for connection in list(self.connections):
+                try:
+                    connection.tick(now, wall)
+                except Exception:  # one connection must not stop the clock of the others
+                    log.exception("tick_failed", session=connection.id)
+                    connection.abort()
+
+    def own(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something to its end, at the latest when the gateway stops."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def origin_allowed(self, origin: str | None, host: str | None) -> bool:
+        """Whether a browser page of this origin may connect: the hub's own pages, and HUB_ALLOWED_ORIGINS."""
+        if origin is None or origin in self._allowed_origins or "*" in self._allowed_origins:
+            return True
+        return host is not None and urlsplit(origin).netloc == host
+
+    def _gap(self, tenant_id: str, reason: str, head: Head, cursor: str) -> None:
+        for connection in list(self.connections):
+            connection.gap(tenant_id, reason, head, cursor)
+
+    async def drain(self, grace_s: float) -> None:
+        """Send everybody away, spread over time, and wait for what is in flight, at most `grace_s` seconds."""
+        self.draining = True
+        spread = min(MAX_SPREAD_MS, max(MIN_SPREAD_MS, len(self.connections) * SPREAD_PER_CONNECTION_MS))
+        for connection in list(self.connections):
+            connection.drain(random.randint(0, spread))
+        await self._until(lambda: all(connection.settled for connection in self.connections), grace_s)
+        for connection in list(self.connections):
+            connection.hang_up(Close.GOING_AWAY, "the hub is shutting down")
+        await self._until(lambda: not self.connections, 1.0)
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        deadline = self.now() + seconds
+        # Thousands of connections change what is awaited here; looking is cheaper than being told by each.
+        while not condition() and self.now() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """Close what is left and await everything owned."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.gather(self._ticking, return_exceptions=True)
+        for connection in list(self.connections):
+            connection.abort()
+        # Lost connections are reported in the next turns of the loop; each leaves a task that closes its feed.
+        while self.connections or self._tasks:
+            await asyncio.sleep(0)
+            if self._tasks:
+                await asyncio.wait(self._tasks)

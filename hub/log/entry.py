@@ -1,0 +1,95 @@
+"""One event as it lies in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from schemas import registry
+from schemas.cursor import Cursor, StreamId
+
+MASKED: Final = "masked"
+
+# Positions of the values in an entry's flat field list; the names are written in this order by append.lua.
+_TYPE, _DATA, _TIMESTAMP, _EVENT_ID, _TENANT, _ACTION, _ENTITY, _REVISION, _SEQUENCE = range(1, 18, 2)
+FIELDS: Final = (
+    b"event_type",
+    b"event_data",
+    b"timestamp",
+    b"event_id",
+    b"tenant_id",
+    b"action",
+    b"entity",
+    b"revision",
+    b"sequence",
+)
+
+
+class Entry:
+    """An event with its place in the log. `raw` is the envelope as stored."""
+
+    __slots__ = (
+        "_event",
+        "_rendered",
+        "action",
+        "cursor",
+        "entity",
+        "event_id",
+        "id",
+        "raw",
+        "sequence",
+        "tenant_id",
+        "timestamp_ms",
+        "type",
+    )
+
+    def __init__(self, id: StreamId, fields: Sequence[bytes], epoch: int) -> None:
+        self.id = id
+        self.type = fields[_TYPE].decode()
+        self.raw = fields[_DATA]
+        self.event_id = fields[_EVENT_ID].decode()
+        self.tenant_id = fields[_TENANT].decode()
+        self.action = fields[_ACTION].decode()
+        self.entity = fields[_ENTITY].decode()
+        self.sequence = int(fields[_SEQUENCE])
+        self.cursor = Cursor.of(epoch, self.tenant_id, self.sequence, id).encode()
+        self.timestamp_ms = int(fields[_TIMESTAMP])
+        self._event: dict[str, Any] | None = None
+        self._rendered: dict[str, bytes] = {}
+
+    def renew(self, epoch: int) -> None:
+        """Set the cursor anew: the epoch was not known when the entry was read."""
+        self.cursor = Cursor.of(epoch, self.tenant_id, self.sequence, self.id).encode()
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """The envelope as a dict; do not change it, it is shared."""
+        if self._event is None:
+            self._event = orjson.loads(self.raw)
+        return self._event
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The systems the event is for."""
+        return tuple(self.event["targets"])
+
+    def json(self, view: str) -> bytes:
+        """The envelope as a reader with this view gets it: at the newest schema version, guests masked if need be."""
+        found = self._rendered.get(view)
+        if found is None:
+            event = registry.current(self.event)
+            if view == MASKED:
+                event = registry.mask(event)
+            found = self._rendered[view] = self.raw if event is self.event else orjson.dumps(event)
+        return found
+
+
+def parse(reply: Sequence[Any], epoch: int) -> list[Entry]:
+    """Entries from a RESP2 XRANGE reply. Entries that append.lua did not write are left out."""
+    return [
+        Entry(StreamId.parse(id), fields, epoch)
+        for id, fields in reply
+        if fields is not None and len(fields) >= 18 and fields[0] == FIELDS[0] and fields[16] == FIELDS[8]
+    ]

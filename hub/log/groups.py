@@ -1,0 +1,122 @@
+"""What the consumer groups have yet to do: lag, pending, age. And trimming below all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from hub.log.entry import parse
+from hub.log.stream_log import StreamLog
+from schemas.cursor import ZERO, StreamId
+
+CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """One consumer group on one partition. `lag` None: the server cannot tell (after deletions)."""
+
+    group: str
+    partition: int
+    lag: int | None
+    pending: int
+    oldest_pending_s: float
+    consumers: int
+    last_delivered: StreamId
+    finished: StreamId
+    """Every entry up to here was delivered and acknowledged."""
+
+
+async def group_states(log: StreamLog, now_ms: int, partitions: Sequence[int] | None = None) -> list[GroupState]:
+    """Every group of every partition. The age of a pending entry is counted from its append."""
+    client = log.source.client
+    states = []
+    for partition in range(log.partitions) if partitions is None else partitions:
+        stream = log.keys.events(partition)
+        try:
+            reply = await client.execute_command("XINFO GROUPS", stream)
+        except ResponseError as error:
+            if "no such key" in str(error).lower():
+                continue
+            raise
+        for raw in reply:
+            info = _named(raw)
+            group = _text(info["name"])
+            pending, oldest = int(info["pending"]), None
+            if pending:
+                oldest = await _oldest_pending(log, stream, group)
+            delivered = StreamId.parse(info["last-delivered-id"])
+            lag = info.get("lag")
+            states.append(
+                GroupState(
+                    group=group,
+                    partition=partition,
+                    lag=None if lag is None else int(lag),
+                    pending=pending,
+                    oldest_pending_s=0.0 if oldest is None else max(0.0, (now_ms - oldest.ms) / 1000),
+                    consumers=int(info["consumers"]),
+                    last_delivered=delivered,
+                    finished=delivered if oldest is None else _before(oldest),
+                )
+            )
+    return states
+
+
+async def _oldest_pending(log: StreamLog, stream: str, group: str) -> StreamId | None:
+    summary = await log.source.client.execute_command("XPENDING", stream, group)
+    first = summary.get("min") if isinstance(summary, dict) else summary[1]
+    return None if first is None else StreamId.parse(first)
+
+
+def _before(id: StreamId) -> StreamId:
+    return StreamId(id.ms, id.n - 1) if id.n else StreamId(max(0, id.ms - 1), (1 << 64) - 1)
+
+
+def _named(raw: Any) -> dict[str, Any]:
+    if isinstance(raw, dict):
+        return {_text(key): value for key, value in raw.items()}
+    return {_text(raw[i]): raw[i + 1] for i in range(0, len(raw), 2)}
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+async def trim(log: StreamLog, older_than_ms: int, now_ms: int) -> int:
+    """Remove what is older than `older_than_ms` (Unix ms) and finished by every group; how many entries went.
+
+    A partition without groups is left alone: nobody has said that its events are finished. The last trimmed event of
+    each tenant is written down in the same transaction, so that a cursor below it is answered by a gap.
+    """
+    trimmed = 0
+    for partition in range(log.partitions):
+        states = await group_states(log, now_ms, [partition])
+        if not states:
+            continue
+        limit = min(StreamId(older_than_ms, 0), *(_after(state.finished) for state in states))
+        trimmed += await _trim_below(log, partition, limit)
+    return trimmed
+
+
+def _after(id: StreamId) -> StreamId:
+    return StreamId(id.ms, id.n + 1) if id.n < (1 << 64) - 1 else StreamId(id.ms + 1, 0)
+
+
+async def _trim_below(log: StreamLog, partition: int, limit: StreamId) -> int:
+    client, stream = log.source.client, log.keys.events(partition)
+    trimmed, after = 0, ZERO
+    while True:
+        reply = await client.execute_command("XRANGE", stream, f"({after}", f"({limit}", "COUNT", CHUNK)
+        if not reply:
+            return trimmed
+        last = {entry.tenant_id: f"{entry.sequence} {entry.id}" for entry in parse(reply, 0)}
+        after = StreamId.parse(reply[-1][0])
+        async with client.pipeline(transaction=True) as pipe:
+            if last:
+                pipe.hset(log.keys.floor(partition), mapping=last)
+            pipe.execute_command("XTRIM", stream, "MINID", "=", str(_after(after)))
+            *_, removed = await pipe.execute()
+        trimmed += int(removed)

@@ -1,0 +1,69 @@
+"""The names of everything the log keeps in Redis.
+
+The hash tag `{pNN}` puts all keys of a partition on one cluster slot, so that the scripts may touch them together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from zlib import crc32
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key names under one prefix."""
+
+    prefix: str = "hub"
+
+    @property
+    def meta(self) -> str:
+        """Hash: what was fixed at first start."""
+        return f"{self.prefix}:meta"
+
+    def _of(self, partition: int, name: str) -> str:
+        return f"{self.prefix}:{{p{partition:02d}}}:{name}"
+
+    def events(self, partition: int) -> str:
+        """Stream: the events."""
+        return self._of(partition, "events")
+
+    def epoch(self, partition: int) -> str:
+        """String: a number that changes when the partition's history is replaced."""
+        return self._of(partition, "epoch")
+
+    def sequences(self, partition: int) -> str:
+        """Hash: tenant → "sequence id" of its last event."""
+        return self._of(partition, "seq")
+
+    def revisions(self, partition: int) -> str:
+        """Hash: "tenant entity" → "revision id" of its last event."""
+        return self._of(partition, "rev")
+
+    def event_id(self, partition: int, tenant_id: str, event_id: str) -> str:
+        """String with a time to live: the receipt of an event, for de-duplication."""
+        return self._of(partition, f"id:{tenant_id}:{event_id}")
+
+    def floor(self, partition: int) -> str:
+        """Hash: tenant → "sequence id" of its last event that was trimmed away."""
+        return self._of(partition, "floor")
+
+    def positions(self, partition: int) -> str:
+        """Hash: "system name tenant" → cursor of a durable WebSocket subscription."""
+        return self._of(partition, "positions")
+
+    def tenants(self, partition: int) -> str:
+        """Hash: tenant → its settings, JSON."""
+        return self._of(partition, "tenants")
+
+    def dead(self, partition: int, group: str) -> str:
+        """Stream: dead letters of a consumer group."""
+        return self._of(partition, f"dead:{group}")
+
+    def redrive(self, partition: int, group: str) -> str:
+        """Stream: dead letters on their way back to the group."""
+        return self._of(partition, f"redrive:{group}")
+
+
+def partition_of(tenant_id: str, partitions: int) -> int:
+    """The partition that holds all of a tenant's events."""
+    return crc32(tenant_id.encode()) % partitions

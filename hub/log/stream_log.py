@@ -1,0 +1,367 @@
+"""The log of events: append at most once, read in order, know where a cursor stands.
+
+Every event of a tenant lies in one partition, in the order of its `sequence`, which has no holes. Appends of all
+publishers of this process that wait at the same time share one script call a partition, so throughput rises with load
+while a lone publish goes out at once. The script is idempotent by (tenant, event_id), which lets the log itself retry
+after a broken connection: the outcome is only reported as unknown when the server stays away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any, Final, Literal, NamedTuple
+
+import structlog
+from redis.exceptions import NoScriptError, ResponseError
+
+from hub.errors import HubError
+from hub.log.entry import Entry, parse
+from hub.log.keys import Keys, partition_of
+from hub.log.topology import NotSentError, RedisError, Source
+from schemas.cursor import ZERO, Cursor, StreamId
+from schemas.errors import Problem
+
+MAX_CALL: Final = 256
+"""Events in one script call: bounds how long the server is busy with it (about 3 ms)."""
+RETRY_S: Final = 0.05
+
+log = structlog.get_logger("hub.log")
+
+
+class EpochError(HubError):
+    """The log no longer holds the history this process knew."""
+
+
+@dataclass(slots=True)
+class Append:
+    """One event ready to be stored; `head` is its JSON up to and including `"revision":`."""
+
+    tenant_id: str
+    event_id: str
+    entity: str
+    type: str
+    action: str
+    timestamp_ms: int
+    head: bytes
+    expected_revision: int | None = None
+
+
+class Appended(NamedTuple):
+    """Where an event lies. A duplicate lies where it was first stored."""
+
+    cursor: str
+    sequence: int
+    revision: int
+    duplicate: bool
+    id: StreamId
+
+
+class Conflict(NamedTuple):
+    """Not stored: the entity is at `revision`, stored at `id` (None: it does not exist)."""
+
+    revision: int
+    id: StreamId | None
+
+
+Outcome = Appended | Conflict
+
+
+class Head(NamedTuple):
+    """A place in a tenant's history; sequence 0 is before its first event."""
+
+    sequence: int
+    id: StreamId
+
+
+class Start(NamedTuple):
+    """Where reading a tenant begins, and the gap before it, if there is one."""
+
+    tenant_id: str
+    head: Head
+    gap: Literal["expired", "epoch", "future"] | None = None
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One partition's waiting appends. One call is in flight at a time, so order is the order of submission."""
+
+    waiting: deque[tuple[Append, str, asyncio.Future[Outcome]]] = field(default_factory=deque)
+    task: asyncio.Task[None] | None = None
+
+
+class StreamLog:
+    """Access to the log. `open` in `hub.log.setup` prepares the server and fills in the epochs."""
+
+    def __init__(
+        self,
+        source: Source,
+        keys: Keys,
+        partitions: int,
+        *,
+        idempotency_s: int,
+        max_waiting: int = 10_000,
+        timeout_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.source = source
+        self.keys = keys
+        self.partitions = partitions
+        self.epochs: list[int] = [0] * partitions
+        self.last_error: str | None = None
+        self.on_lost: Callable[[], Any] | None = None
+        """Awaited when the server answers that its epoch is another: the owner prepares it again."""
+        self._idempotency_s = idempotency_s
+        self._max_waiting = max_waiting
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._lanes = [_Lane() for _ in range(partitions)]
+        self._waiting = 0
+        self._closing = False
+        self._script = files("hub.log").joinpath("append.lua").read_text()
+        self._sha = ""
+
+    def partition(self, tenant_id: str) -> int:
+        """The partition of a tenant."""
+        return partition_of(tenant_id, self.partitions)
+
+    def cursor(self, tenant_id: str, head: Head) -> str:
+        """The cursor of a place in a tenant's history."""
+        epoch = self.epochs[self.partition(tenant_id)]
+        return Cursor.of(epoch, tenant_id, head.sequence, head.id).encode()
+
+    # -- appending ------------------------------------------------------------------------------------------------
+
+    def submit(self, append: Append) -> asyncio.Future[Outcome]:
+        """Queue one event; the future resolves once it is durable, or known not to be stored.
+
+        Events of a tenant are stored in the order of submission. The future fails with `Problem`: `log_unavailable`
+        (not stored), `outcome_unknown` (a retry with the same event_id is safe). Cancelling the future does not
+        withdraw the event.
+
+        Raises:
+            Problem: `overloaded` or `draining`; nothing was accepted.
+        """
+        if self._closing:
+            raise Problem("draining")
+        if self._waiting >= self._max_waiting:
+            raise Problem("overloaded", f"{self._waiting} events are waiting for the log")
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        partition = self.partition(append.tenant_id)
+        lane = self._lanes[partition]
+        self._waiting += 1
+        lane.waiting.append((append, secrets.token_hex(4), future))
+        if lane.task is None:
+            lane.task = asyncio.create_task(self._drain(partition, lane), name=f"append-p{partition:02d}")
+        return future
+
+    async def _drain(self, partition: int, lane: _Lane) -> None:
+        try:
+            while lane.waiting:
+                batch = [lane.waiting.popleft() for _ in range(min(MAX_CALL, len(lane.waiting)))]
+                try:
+                    await self._append(partition, batch)
+                except Exception as error:  # the futures must hear of it, whatever it is
+                    problem = error if isinstance(error, Problem) else Problem("internal", type(error).__name__)
+                    if not isinstance(error, Problem):
+                        log.exception("append_failed", partition=partition)
+                    for append, _, future in batch:
+                        if not future.done():
+                            extra = {"event_id": append.event_id}
+                            future.set_exception(Problem(problem.code, problem.detail, extra=extra))
+                finally:
+                    self._waiting -= len(batch)
+        finally:
+            lane.task = None
+
+    async def _append(self, partition: int, batch: Sequence[tuple[Append, str, asyncio.Future[Outcome]]]) -> None:
+        keys = self.keys
+        names: list[str] = [
+            keys.events(partition),
+            keys.sequences(partition),
+            keys.revisions(partition),
+            keys.epoch(partition),
+        ]
+        args: list[Any] = []
+        for append, nonce, _ in batch:
+            names.append(keys.event_id(partition, append.tenant_id, append.event_id))
+            args += (
+                append.tenant_id,
+                append.event_id,
+                append.entity,
+                "" if append.expected_revision is None else append.expected_revision,
+                append.type,
+                append.action,
+                append.timestamp_ms,
+                append.head,
+                nonce,
+            )
+        replies = await self._call(partition, names, args)
+        epoch = self.epochs[partition]
+        for (append, _, future), (outcome, sequence, revision, at) in zip(batch, replies, strict=True):
+            if future.done():
+                continue
+            if outcome == 2:
+                future.set_result(Conflict(revision, StreamId.parse(at) if at else None))
+            else:
+                id = StreamId.parse(at)
+                cursor = Cursor.of(epoch, append.tenant_id, sequence, id).encode()
+                future.set_result(Appended(cursor, sequence, revision, outcome == 1, id))
+
+    async def _call(self, partition: int, names: Sequence[str], args: Sequence[Any]) -> Any:
+        deadline = self._clock() + self._timeout_s
+        perhaps_stored = False
+        while True:
+            try:
+                epoch = str(self.epochs[partition])
+                reply = await self.source.call(
+                    "EVALSHA", self._sha or "-", len(names), *names, self._idempotency_s, epoch, *args
+                )
+                self.last_error = None
+                return reply
+            except NoScriptError:
+                reason = "the server does not know the append script"
+                try:
+                    self._sha = await self._load()
+                    continue
+                except (RedisError, OSError, NotSentError) as error:
+                    reason = str(error)
+            except NotSentError as error:
+                reason = str(error)
+            except ResponseError as error:
+                reason = str(error)
+                if reason.startswith("EPOCH") or "EPOCH the log" in reason:
+                    await self._lost()
+                elif not _passing(reason):
+                    self.last_error = reason
+                    raise self._failed(perhaps_stored, reason) from error
+            except (RedisError, OSError) as error:
+                reason = str(error) or type(error).__name__
+                perhaps_stored = True
+            self.last_error = reason
+            if self._clock() + RETRY_S >= deadline:
+                raise self._failed(perhaps_stored, reason)
+            await asyncio.sleep(RETRY_S)
+
+    async def _load(self) -> str:
+        loaded = await self.source.client.script_load(self._script)
+        return loaded.decode() if isinstance(loaded, bytes) else str(loaded)
+
+    async def _lost(self) -> None:
+        if self.on_lost is not None:
+            await self.on_lost()
+
+    @staticmethod
+    def _failed(perhaps_stored: bool, reason: str) -> Problem:
+        # The server's own words may name paths or addresses; they go to the log, not to the publisher.
+        log.warning("append_refused", reason=reason, perhaps_stored=perhaps_stored)
+        return Problem("outcome_unknown" if perhaps_stored else "log_unavailable")
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def read(self, partition: int, after: StreamId, count: int, upto: StreamId | None = None) -> list[Entry]:
+        """Up to `count` entries of a partition after `after`, in order."""
+        last = "+" if upto is None else str(upto)
+        reply = await self.source.client.execute_command(
+            "XRANGE", self.keys.events(partition), f"({after}", last, "COUNT", count
+        )
+        return parse(reply, self.epochs[partition])
+
+    async def at(self, tenant_id: str, id: StreamId) -> Entry | None:
+        """The entry with this id, or None when it is not in the stream (any more)."""
+        partition = self.partition(tenant_id)
+        key = self.keys.events(partition)
+        entries = parse(
+            await self.source.client.execute_command("XRANGE", key, str(id), str(id)), self.epochs[partition]
+        )
+        return entries[0] if entries and entries[0].tenant_id == tenant_id else None
+
+    async def find(self, tenant_id: str, event_id: str) -> Entry | None:
+        """The entry of an event, while its idempotency key and its stream entry last."""
+        partition = self.partition(tenant_id)
+        known = await self.source.client.get(self.keys.event_id(partition, tenant_id, event_id))
+        return None if known is None else await self.at(tenant_id, StreamId.parse(known.split()[2]))
+
+    async def heads(self, tenants: Iterable[str]) -> dict[str, Head]:
+        """The last event of each tenant; sequence 0 for one without events."""
+        return await self._places(tenants, self.keys.sequences)
+
+    async def floors(self, tenants: Iterable[str]) -> dict[str, Head]:
+        """The last event of each tenant that was trimmed away; sequence 0 when all are there."""
+        return await self._places(tenants, self.keys.floor)
+
+    async def _places(self, tenants: Iterable[str], key: Callable[[int], str]) -> dict[str, Head]:
+        by_partition: dict[int, list[str]] = {}
+        for tenant in tenants:
+            by_partition.setdefault(self.partition(tenant), []).append(tenant)
+        found: dict[str, Head] = {}
+        for partition, names in by_partition.items():
+            for tenant, value in zip(names, await self.source.client.hmget(key(partition), names), strict=True):
+                found[tenant] = _head(value)
+        return found
+
+    async def note_hole(self, tenant_id: str, head: Head) -> None:
+        """Write down that a tenant's events up to `head` are gone, so that later cursors below it get their gap."""
+        key = self.keys.floor(self.partition(tenant_id))
+        held = _head(await self.source.client.hget(key, tenant_id))
+        if head.sequence > held.sequence:
+            await self.source.client.hset(key, tenant_id, f"{head.sequence} {head.id}")
+
+    async def tenants(self) -> dict[str, Head]:
+        """Every tenant with events, and its last event."""
+        found: dict[str, Head] = {}
+        for partition in range(self.partitions):
+            for tenant, value in (await self.source.client.hgetall(self.keys.sequences(partition))).items():
+                found[tenant.decode()] = _head(value)
+        return found
+
+    async def resolve(self, cursors: dict[str, Cursor]) -> list[Start]:
+        """Where reading each tenant after its cursor begins.
+
+        A hole is never passed in silence: a cursor of another epoch, of an event that a failover lost, of one not yet
+        written, or of a tail that was trimmed comes back with the reason of its gap.
+        """
+        heads, floors = await self.heads(cursors), await self.floors(cursors)
+        return [await self._start(tenant, cursor, heads[tenant], floors[tenant]) for tenant, cursor in cursors.items()]
+
+    async def _start(self, tenant_id: str, cursor: Cursor, head: Head, floor: Head) -> Start:
+        place = Head(cursor.sequence, cursor.id)
+        if cursor.epoch != self.epochs[self.partition(tenant_id)]:
+            return Start(tenant_id, floor, "epoch")
+        if cursor.sequence > head.sequence:
+            return Start(tenant_id, head, "future")
+        if cursor.sequence < floor.sequence:
+            return Start(tenant_id, floor, "expired")
+        if place in (head, floor) or (cursor.sequence == 0 and cursor.id == ZERO):
+            return Start(tenant_id, place)
+        entry = await self.at(tenant_id, cursor.id)
+        if entry is not None and entry.sequence == cursor.sequence:
+            return Start(tenant_id, place)
+        return Start(tenant_id, floor, "epoch")
+
+    async def aclose(self) -> None:
+        """Take no more appends, finish those that wait, close the connections."""
+        self._closing = True
+        running = [lane.task for lane in self._lanes if lane.task is not None]
+        if running:
+            await asyncio.wait(running)
+        await self.source.aclose()
+
+
+def _head(value: bytes | None) -> Head:
+    if value is None:
+        return Head(0, ZERO)
+    sequence, id = value.split()
+    return Head(int(sequence), StreamId.parse(id))
+
+
+def _passing(reason: str) -> bool:
+    """Whether a server's refusal is one that waiting cures: starting up, failing over."""
+    return reason.startswith(
+        ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "Server is loading")
+    )

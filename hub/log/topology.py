@@ -1,0 +1,135 @@
+"""How the hub reaches its Redis: one server, Sentinel or Cluster, by URL.
+
+redis-py's own retries are off everywhere: a retried XADD would be a duplicate and a retried XREADGROUP strands entries;
+the log retries by event id, the readers by position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from hub.errors import StartError
+
+SOCKET_TIMEOUT_S: Final = 5.0
+READ_BLOCK_MS: Final = 2000
+"""BLOCK of a stream read: well under the socket timeout, or every idle read becomes a reconnect."""
+
+
+class NotSentError(Exception):
+    """No connection could be had: the command did not reach the server."""
+
+
+@dataclass(slots=True)
+class Source:
+    """Access to one Redis deployment."""
+
+    client: Any
+    """`Redis` or `RedisCluster`; replies undecoded, RESP2, stream replies as the server sent them."""
+    cluster: bool
+    shown: str
+    """The URL without credentials."""
+
+    async def call(self, *command: Any) -> Any:
+        """One command, tried once.
+
+        Raises:
+            NotSentError: it certainly did not run.
+            RedisError, OSError: it may have run, unless the server's answer says otherwise (`ResponseError`).
+        """
+        if self.cluster:
+            return await self.client.execute_command(*command)
+        pool = self.client.connection_pool
+        try:
+            connection = await pool.get_connection()
+        except (RedisError, OSError) as error:
+            raise NotSentError(str(error)) from error
+        try:
+            await connection.send_command(*command)
+            return await connection.read_response()
+        finally:
+            await pool.release(connection)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.client.aclose()
+
+
+def connect(url: str, *, max_connections: int = 32) -> Source:
+    """Set up access to the deployment at `url`; nothing is dialled yet.
+
+    Understands redis://, rediss://, unix://, redis+sentinel://host:port,host:port/service[/db] and
+    redis+cluster://host:port.
+
+    Raises:
+        StartError: the URL is none of these.
+    """
+    parts = urlsplit(url)
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "decode_responses": False,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": SOCKET_TIMEOUT_S,
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+    }
+    once = Retry(NoBackoff(), 0)
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    try:
+        if parts.scheme in ("redis", "rediss", "unix"):
+            if parts.scheme == "unix":
+                options.pop("socket_keepalive")
+            pool = BlockingConnectionPool.from_url(
+                url, max_connections=max_connections, timeout=2, retry=once, **options
+            )
+            return Source(_raw_streams(Redis(connection_pool=pool)), False, shown)
+        if parts.scheme == "redis+sentinel":
+            return Source(_raw_streams(_sentinel(url, options, once, max_connections)), False, shown)
+        if parts.scheme == "redis+cluster":
+            plain = url.replace("redis+cluster", "redis", 1)
+            options.pop("health_check_interval")
+            return Source(_raw_streams(RedisCluster.from_url(plain, retry=once, **options)), True, shown)
+    except ValueError as error:
+        raise StartError(
+            f"HUB_REDIS_URL {shown} cannot be read: {error}", "Write it like redis://host:6379/0"
+        ) from error
+    raise StartError(
+        f"HUB_REDIS_URL has the unknown scheme {parts.scheme!r}",
+        "Use redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://",
+    )
+
+
+def _sentinel(url: str, options: dict[str, Any], retry: Retry, max_connections: int) -> Any:
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    pieces = [piece for piece in parts.path.split("/") if piece]
+    if not pieces:
+        raise ValueError("a Sentinel URL names its service: redis+sentinel://host:26379/mymaster")
+    addresses = []
+    for host in hosts.split(","):
+        name, _, port = host.partition(":")
+        addresses.append((name, int(port or 26379)))
+    if credentials:
+        user, _, password = credentials.partition(":")
+        options = options | {"username": unquote(user) or None, "password": unquote(password) or None}
+    sentinel: Any = Sentinel(addresses, socket_timeout=SOCKET_TIMEOUT_S)  # type: ignore[no-untyped-call]
+    db = int(pieces[1]) if len(pieces) > 1 else 0
+    return sentinel.master_for(pieces[0], db=db, retry=retry, max_connections=max_connections, **options)
+
+
+def _raw_streams(client: Any) -> Any:
+    """Stop redis-py from building dicts of stream replies: the log reads them as the server sends them."""
+    for command in ("XREAD", "XREADGROUP", "XRANGE", "XREVRANGE"):
+        client.set_response_callback(command, lambda reply, **_: reply)
+    return client
+
+
+__all__ = ["NotSentError", "RedisConnectionError", "RedisError", "Source", "connect"]

@@ -1,0 +1,341 @@
+"""Reads every stream once and hands its events to the fan-out.
+
+Each hub process has one dispatcher. It reads with XREAD, not as a group: every process sees every event. Readers that
+are behind (a backlog, a slow connection, a long poll) read by position; its ring of recent entries saves most of them
+the way to the server and lets a reader that has caught up go live without a seam.
+
+The dispatcher also watches the history: a tenant's sequence that does not continue, or a server whose stream ends
+before what was already read, becomes a gap that subscribers are told of, never a silent hole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import structlog
+from redis.exceptions import ResponseError
+
+from hub.core import wire
+from hub.core.fanout import FanOut, Group
+from hub.core.routing import Codec, View
+from hub.log.entry import Entry, parse
+from hub.log.setup import load_epochs, new_epoch
+from hub.log.stream_log import Head, StreamLog
+from hub.log.topology import READ_BLOCK_MS, RedisError
+from hub.telemetry import Metrics
+from schemas.cursor import ZERO, StreamId
+
+READ_COUNT: Final = 1000
+RING_ENTRIES: Final = 4096
+RING_BYTES: Final = 8 * 1024 * 1024
+PACE: Final = 0.7
+"""After a flush, the next read waits this share of the flush's own time: under load the ticks grow, and with them the
+number of events that one write carries."""
+MAX_PACE_S: Final = 0.02
+RETRY_S: Final = 0.2
+
+NOWHERE: Final = Head(0, ZERO)
+
+Position = tuple[StreamId, ...]
+GapListener = Callable[[str, str, Head, str], Any]
+
+log = structlog.get_logger("hub.dispatcher")
+
+
+def encode(entry: Entry, view: View, codec: Codec) -> bytes:
+    """The `event` frame of an entry."""
+    payload = wire.event_message(entry.cursor, entry.sequence, entry.json(view))
+    return wire.deflated_frame(payload) if codec == "deflate" else wire.text_frame(payload)
+
+
+class Ring:
+    """The newest entries of one partition, without a hole."""
+
+    __slots__ = ("_bytes", "_entries", "_ids", "since")
+
+    def __init__(self, since: StreamId) -> None:
+        self.since = since
+        """Entries after this position are here."""
+        self._entries: deque[Entry] = deque()
+        self._ids: deque[StreamId] = deque()
+        self._bytes = 0
+
+    def push(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self._ids.append(entry.id)
+        self._bytes += len(entry.raw)
+        while len(self._entries) > RING_ENTRIES or self._bytes > RING_BYTES:
+            gone = self._entries.popleft()
+            self._ids.popleft()
+            self._bytes -= len(gone.raw)
+            self.since = gone.id
+
+    def after(self, id: StreamId, count: int) -> list[Entry] | None:
+        """Up to `count` entries after `id`; None when they begin before the ring does."""
+        if id < self.since:
+            return None
+        start = bisect_right(self._ids, id)
+        entries = self._entries
+        return [entries[index] for index in range(start, min(start + count, len(entries)))]
+
+
+class Dispatcher:
+    """The one reader of a process, and what the others ask it."""
+
+    def __init__(self, stream_log: StreamLog, metrics: Metrics, *, reopen: Callable[[], Awaitable[Any]]) -> None:
+        self.log = stream_log
+        self.fanout: FanOut[Entry, Position] = FanOut(encode)
+        self.position: Position = (ZERO,) * stream_log.partitions
+        """The last entry of each partition that was handed to the fan-out."""
+        self.connected = False
+        self.on_gap: GapListener = lambda *_: None
+        """Called with tenant, reason, where events follow from, and that place's cursor; before the events after it."""
+        self._metrics = metrics
+        self._reopen = reopen
+        self._rings = [Ring(ZERO) for _ in range(stream_log.partitions)]
+        self._heads: dict[str, Head] = {}
+        self._waiters: dict[str | None, set[asyncio.Future[None]]] = {}
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin at the present end of every stream."""
+        await self._locate()
+        partitions = range(self.log.partitions)
+        # In a cluster a read must stay on one slot; otherwise one read serves all partitions.
+        shares = [[one] for one in partitions] if self.log.source.cluster else [list(partitions)]
+        self.connected = True
+        self._tasks = [asyncio.create_task(self._run(share), name="dispatcher") for share in shares]
+
+    async def stop(self) -> None:
+        """Stop reading; what is buffered is written."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for timer in self._timers:
+            timer.cancel()
+        self.flush_all()
+        self._wake(None)
+
+    async def _locate(self) -> None:
+        ends = [await self._last_id(partition) for partition in range(self.log.partitions)]
+        self.position = tuple(ends)
+        self._rings = [Ring(end) for end in ends]
+        self._heads = await self.log.tenants()
+
+    async def _last_id(self, partition: int) -> StreamId:
+        reply = await self.log.source.client.execute_command(
+            "XREVRANGE", self.log.keys.events(partition), "+", "-", "COUNT", 1
+        )
+        return StreamId.parse(reply[0][0]) if reply else ZERO
+
+    # -- reading the streams --------------------------------------------------------------------------------------
+
+    async def _run(self, share: list[int]) -> None:
+        names = {self.log.keys.events(partition).encode(): partition for partition in share}
+        while True:
+            try:
+                if not self.connected:
+                    await self._reconnect(share)
+                ids = [str(self.position[partition]) for partition in share]
+                reply = await self.log.source.client.execute_command(
+                    "XREAD", "COUNT", READ_COUNT, "BLOCK", READ_BLOCK_MS, "STREAMS", *names, *ids
+                )
+                if not reply:
+                    continue
+                pairs = reply.items() if isinstance(reply, dict) else reply
+                spent = await self._take([(names[bytes(name)], entries) for name, entries in pairs])
+                if spent > 0.001:
+                    await asyncio.sleep(min(spent * PACE, MAX_PACE_S))
+            except (RedisError, OSError) as error:
+                if self.connected:
+                    log.warning("log_connection_lost", error=str(error) or type(error).__name__)
+                self.connected = False
+                await asyncio.sleep(RETRY_S)
+
+    async def _reconnect(self, share: list[int]) -> None:
+        """Prepare the server again and see whether its history is still the one that was read."""
+        known = list(self.log.epochs)
+        await self._reopen()
+        for partition in share:
+            end = await self._last_id(partition)
+            if end < self.position[partition] and not await self._was_trimmed(partition):
+                if self.log.epochs[partition] == known[partition]:
+                    await new_epoch(self.log.source, self.log, partition)
+                log.error("history_lost", partition=partition, had=str(self.position[partition]), has=str(end))
+                self._restart_at(partition, end)
+                await self._tell_epoch(partition)
+        self.connected = True
+        log.info("log_connected")
+
+    async def _was_trimmed(self, partition: int) -> bool:
+        """A stream that was trimmed to nothing still knows its last id; a lost one does not."""
+        try:
+            info = await self.log.source.client.xinfo_stream(self.log.keys.events(partition))
+        except ResponseError:
+            return False
+        return StreamId.parse(info["last-generated-id"]) >= self.position[partition]
+
+    def _restart_at(self, partition: int, end: StreamId) -> None:
+        self.flush_all()
+        self._advance({partition: end})
+        self._rings[partition] = Ring(end)
+
+    def _advance(self, reached: dict[int, StreamId]) -> None:
+        self.position = tuple(reached.get(partition, held) for partition, held in enumerate(self.position))
+
+    async def _tell_epoch(self, partition: int) -> None:
+        gone = [tenant for tenant in self._heads if self.log.partition(tenant) == partition]
+        heads = await self.log.heads(gone)
+        for tenant in gone:
+            self._heads[tenant] = heads[tenant]
+            self._gap(tenant, "epoch", heads[tenant])
+
+    async def _take(self, replies: Iterable[tuple[int, Any]]) -> float:
+        """Route what was read and write it out; the seconds spent on it."""
+        started = time.perf_counter()
+        before = self.position
+        reached: dict[int, StreamId] = {}
+        woken: list[Group[Entry, Position]] = []
+        for partition, raw in replies:
+            entries = parse(raw, self.log.epochs[partition])
+            for index, entry in enumerate(entries):
+                if entry.sequence != self.head(entry.tenant_id).sequence + 1:
+                    # Rare. Everything routed so far must be out before readers hear of a hole.
+                    if index:
+                        reached[partition] = entries[index - 1].id
+                    self._advance(reached)
+                    self.flush_all()
+                    await self._irregular(entry)
+                    before = self.position
+                    entry.renew(self.log.epochs[partition])
+                self._heads[entry.tenant_id] = Head(entry.sequence, entry.id)
+                self._rings[partition].push(entry)
+                woken += self.fanout.add(entry, before)
+            reached[partition] = StreamId.parse(raw[-1][0])
+            for tenant in {entry.tenant_id for entry in entries}:
+                self._wake(tenant)
+        self._advance(reached)
+        self._set_timers(woken)
+        self._write(self.fanout.due())
+        self._wake(None)
+        return time.perf_counter() - started
+
+    async def _irregular(self, entry: Entry) -> None:
+        """A sequence that does not continue: a new history, a hole, or a start that raced with an append."""
+        known = self.head(entry.tenant_id).sequence
+        partition = self.log.partition(entry.tenant_id)
+        epoch = self.log.epochs[partition]
+        await load_epochs(self.log.source, self.log)
+        if self.log.epochs[partition] != epoch:
+            self._rings[partition] = Ring(self.position[partition])
+            for tenant in [name for name in self._heads if self.log.partition(name) == partition]:
+                self._heads[tenant] = NOWHERE
+                self._gap(tenant, "epoch", NOWHERE)
+            await self._reopen()
+        elif entry.sequence > known + 1:
+            hole = Head(entry.sequence - 1, _before(entry.id))
+            await self.log.note_hole(entry.tenant_id, hole)
+            self._gap(entry.tenant_id, "expired", hole)
+
+    def _gap(self, tenant_id: str, reason: str, head: Head) -> None:
+        self._metrics.gaps.labels(reason).inc()
+        log.error("history_gap", reason=reason, resume_sequence=head.sequence)
+        self.on_gap(tenant_id, reason, head, self.log.cursor(tenant_id, head))
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def _set_timers(self, woken: Iterable[Group[Entry, Position]]) -> None:
+        loop = asyncio.get_running_loop()
+        for group in woken:
+            if group.audience.batch_ms:
+                holder: list[asyncio.TimerHandle] = []
+
+                def fire(group: Group[Entry, Position] = group, holder: list[asyncio.TimerHandle] = holder) -> None:
+                    self._timers.discard(holder[0])
+                    self._write([group])
+
+                holder.append(loop.call_later(group.audience.batch_ms / 1000, fire))
+                self._timers.add(holder[0])
+
+    def _write(self, groups: list[Group[Entry, Position]]) -> None:
+        if not groups:
+            return
+        newest: dict[str, Entry] = {}
+        for group in groups:
+            system, events = group.audience.system, group.events
+            for entry in events:
+                newest[entry.event_id] = entry
+            made = self.fanout.flush([group])
+            if made:
+                self._metrics.deliveries.labels("websocket", system, "sent").inc(made)
+                self._metrics.frames.labels("out").inc(made)
+        now = time.time() * 1000
+        observe = self._metrics.delivery_seconds.labels("websocket").observe
+        for entry in newest.values():
+            observe(max(0.0, now - entry.timestamp_ms) / 1000)
+
+    def flush_all(self) -> None:
+        """Write out everything that is buffered."""
+        self._write(list(self.fanout.waiting()))
+
+    # -- for readers by position ----------------------------------------------------------------------------------
+
+    def recent(self, partition: int, after: StreamId, count: int) -> list[Entry] | None:
+        """Entries after `after` up to the dispatcher's position, from memory; None when they are no longer there."""
+        return self._rings[partition].after(after, count)
+
+    async def read(self, partition: int, after: StreamId, count: int) -> list[Entry]:
+        """Entries after `after`, none of them past the dispatcher's position."""
+        found = self.recent(partition, after, count)
+        if found is None:
+            found = await self.log.read(partition, after, count, upto=self.position[partition])
+        return found
+
+    def head(self, tenant_id: str) -> Head:
+        """The last event of a tenant that was routed."""
+        return self._heads.get(tenant_id, NOWHERE)
+
+    def tenants(self) -> list[str]:
+        """Every tenant with events."""
+        return list(self._heads)
+
+    async def wait(self, tenants: Iterable[str] | None) -> None:
+        """Until an event of one of the tenants (None: of any) was routed, or the dispatcher stops."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        keys: list[str | None] = [None] if tenants is None else list(tenants)
+        for key in keys:
+            self._waiters.setdefault(key, set()).add(future)
+        try:
+            if not self._stopping:
+                await future
+        finally:
+            for key in keys:
+                waiting = self._waiters.get(key)
+                if waiting is not None:
+                    waiting.discard(future)
+                    if not waiting:
+                        del self._waiters[key]
+
+    async def reached(self, partition: int, id: StreamId) -> None:
+        """Until the dispatcher's position in a partition is at `id` or past it."""
+        while self.position[partition] < id and not self._stopping:
+            await self.wait(None)
+
+    def _wake(self, tenant_id: str | None) -> None:
+        for future in self._waiters.get(tenant_id, ()):
+            if not future.done():
+                future.set_result(None)
+
+
+def _before(id: StreamId) -> StreamId:
+    return StreamId(id.ms, id.n - 1) if id.n else StreamId(id.ms - 1, (1 << 24) - 1)

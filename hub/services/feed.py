@@ -1,0 +1,528 @@
+"""One connection's subscriptions: backlog, then live, without a hole or a double at the seam.
+
+A subscription that is behind is served by position from the log; when it has what the dispatcher has, and nothing was
+awaited in between, it goes live: the connection joins the fan-out group of all its live subscriptions. A connection
+whose socket or acknowledgement window is full leaves the group and is behind again. One task a connection does the
+catching up, and only while there is something to catch up with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import structlog
+
+from hub.core import subscription
+from hub.core.routing import Audience, Codec, Interest
+from hub.core.subscription import Subscription
+from hub.log.entry import Entry
+from hub.log.positions import Positions
+from hub.log.stream_log import Head, Start
+from hub.log.topology import RedisError
+from hub.security.tokens import Claims
+from hub.services.dispatcher import NOWHERE, Dispatcher, Position, encode
+from hub.telemetry import Metrics
+from schemas import patterns
+from schemas.cursor import ZERO, Cursor, StreamId, split
+from schemas.errors import FieldError, Problem
+from schemas.frames import WINDOW, Subscribe
+from schemas.types import HUB
+
+_LAST: Final = StreamId(1 << 62, 0)
+CHUNK: Final = 256
+RETRY_S: Final = 0.5
+MAX_SUBSCRIPTIONS: Final = 64
+
+log = structlog.get_logger("hub.feed")
+
+
+class Sink(Protocol):
+    """A connection, as far as its feed is concerned."""
+
+    @property
+    def writable(self) -> bool:
+        """False while the socket's buffer is over its high-water mark."""
+
+    def write(self, frames: bytes) -> None:
+        """Write ready-made frames; never blocks, never fails (a closed connection drops them)."""
+
+    def send(self, op: str, **fields: Any) -> None:
+        """Write one frame of fields."""
+
+
+class Feed:
+    """The subscriptions of one connection. The connection owns it and awaits `close`."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        claims: Claims,
+        dispatcher: Dispatcher,
+        positions: Positions,
+        metrics: Metrics,
+        *,
+        codec: Codec = "plain",
+        window: int = WINDOW,
+    ) -> None:
+        self._sink = sink
+        self.claims = claims
+        self._dispatcher = dispatcher
+        self._log = dispatcher.log
+        self._positions = positions
+        self._metrics = metrics
+        self._codec: Codec = codec
+        self._window = window
+        self._subscriptions: dict[int | str, Subscription] = {}
+        self._audience: Audience | None = None
+        self._unacked: dict[str, deque[int]] | None = None
+        """By tenant, the sequences sent and not acknowledged; None without durable subscriptions."""
+        self._outstanding = 0
+        self._task: asyncio.Task[None] | None = None
+        self._resumed = asyncio.Event()
+        self._lagging = False
+        self._closed = False
+
+    # -- subscribing ----------------------------------------------------------------------------------------------
+
+    async def subscribe(self, frame: Subscribe) -> None:
+        """Open a subscription: `subscribed`, gaps, backlog, live.
+
+        Raises:
+            Problem: it is not allowed, or the cursor is not one of this hub's.
+        """
+        if frame.id in self._subscriptions:
+            raise Problem("invalid_request", f"the subscription {frame.id!r} is open", [FieldError("id", "is in use")])
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise Problem("rate_limited", f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions")
+        if frame.snapshot:
+            raise Problem("unavailable_feature", "snapshots are not offered; subscribe after `earliest`")
+        interest = self._interest(frame)
+        # Nothing that was routed before this point can be newer than the heads asked for below.
+        routed = self._dispatcher.position
+        starts, known = await self._starts(frame, interest)
+        if self._gone() or self._is_open(frame.id):
+            return
+        opened, cursors = self._place(frame, interest, starts, known, routed)
+        if frame.name is not None:
+            await self._begin_durable(frame.name, starts, cursors)
+            if self._gone():
+                return
+        gaps = [start for start in starts if start.gap is not None]
+        self._subscriptions[frame.id] = opened
+        self._sink.send(
+            "subscribed",
+            id=frame.id,
+            patterns=frame.patterns,
+            tenants=sorted(interest.tenants) if interest.tenants is not None else ["*"],
+            recovered=not gaps,
+            position=cursors,
+            changes_only=False,
+        )
+        for start in gaps:
+            self._send_gap(opened, start.tenant_id, str(start.gap), self._log.cursor(start.tenant_id, start.head))
+        if starts:
+            self._metrics.resumes.labels("gap" if gaps else "recovered").inc()
+        self._kick()
+
+    def _gone(self) -> bool:
+        return self._closed
+
+    def _is_open(self, id: int | str) -> bool:
+        return id in self._subscriptions
+
+    def _place(
+        self,
+        frame: Subscribe,
+        interest: Interest,
+        starts: Sequence[Start],
+        known: dict[str, Head],
+        routed: Position,
+    ) -> tuple[Subscription, dict[str, str]]:
+        """The subscription at its beginning, and the cursors of that place."""
+        earliest = frame.after == "earliest"
+        places = {tenant: NOWHERE if earliest else head for tenant, head in known.items()}
+        places |= {start.tenant_id: start.head for start in starts}
+        begin_of: dict[str, StreamId] = {}
+        for tenant, head in places.items():
+            # A tenant without news since has no event up to what was routed: no need to read all that.
+            fresh = head == known.get(tenant) and head != NOWHERE
+            begin_of[tenant] = max(head.id, routed[self._log.partition(tenant)]) if fresh or not earliest else head.id
+        for start in starts:
+            if start.head != known.get(start.tenant_id, NOWHERE):
+                begin_of[start.tenant_id] = start.head.id
+        begin = [ZERO] * len(routed) if earliest else list(routed)
+        at = list(begin) if interest.tenants is None else [_LAST] * len(routed)
+        for tenant, id in begin_of.items():
+            partition = self._log.partition(tenant)
+            at[partition] = min(at[partition], id)
+        at = [begin[partition] if id == _LAST else id for partition, id in enumerate(at)]
+        # `earliest` is the earliest there is: what was trimmed before it is no gap.
+        sequences = {tenant: head.sequence for tenant, head in places.items() if head != NOWHERE}
+        cursors = {tenant: self._log.cursor(tenant, head) for tenant, head in places.items()}
+        acked = {tenant: head.sequence for tenant, head in places.items()} if frame.name is not None else {}
+        opened = Subscription(
+            frame.id, interest, begin, begin_of, at, frame.name, frame.batch_ms, sequences=sequences, acked=acked
+        )
+        return opened, cursors
+
+    def _interest(self, frame: Subscribe) -> Interest:
+        for index, pattern in enumerate(frame.patterns):
+            if not self.claims.may("subscribe", pattern):
+                where = [FieldError(f"patterns.{index}", f"the token lacks the scope subscribe:{pattern}")]
+                raise Problem("forbidden", where[0].message, where)
+        if frame.tenants is not None:
+            for tenant in frame.tenants:
+                self.claims.require_tenant(tenant)
+            tenants: frozenset[str] | None = frozenset(frame.tenants)
+        else:
+            tenants = None if self.claims.all_tenants else self.claims.tenants
+        if not tenants and tenants is not None:
+            raise Problem("forbidden", "the token holds no tenant")
+        entities = None if frame.entities is None else frozenset(frame.entities)
+        return Interest(tenants, frozenset(frame.patterns), entities)
+
+    async def _starts(self, frame: Subscribe, interest: Interest) -> tuple[list[Start], dict[str, Head]]:
+        """Where the tenants with a cursor begin, and the present ends of all tenants the subscription may have."""
+        try:
+            if interest.tenants is None:
+                known = await self._log.tenants()
+            else:
+                known = await self._log.heads(interest.tenants)
+            cursors = self._cursors(frame, interest, list(known))
+            if frame.name is not None:
+                held = await self._positions.get(self.claims.system, frame.name, known)
+                if held and interest.tenants is None:
+                    # A tenant that came while the name was away is read from its first event.
+                    held = {tenant: self._first(tenant) for tenant in known} | held
+                cursors = held | cursors
+            return (await self._log.resolve(cursors) if cursors else []), known
+        except (RedisError, OSError) as error:
+            raise Problem("log_unavailable", "the log cannot be read now; subscribe again") from error
+
+    def _first(self, tenant_id: str) -> Cursor:
+        return Cursor.decode(self._log.cursor(tenant_id, NOWHERE))
+
+    @staticmethod
+    def _cursors(frame: Subscribe, interest: Interest, known: list[str]) -> dict[str, Cursor]:
+        after = frame.after
+        if after is None or after in ("latest", "earliest"):
+            return {}
+        if isinstance(after, dict):
+            for tenant in after:
+                if interest.tenants is not None and tenant not in interest.tenants:
+                    raise Problem("forbidden", f"the subscription does not hold the tenant {tenant}")
+            return {tenant: Cursor.decode(cursor, tenant) for tenant, cursor in after.items()}
+        return split(after, known if interest.tenants is None else sorted(interest.tenants))
+
+    async def _begin_durable(self, name: str, starts: Sequence[Start], cursors: dict[str, str]) -> None:
+        held = {start.tenant_id for start in starts if start.gap is None}
+        fresh = {tenant: cursor for tenant, cursor in cursors.items() if tenant not in held}
+        try:
+            await self._positions.begin(self.claims.system, name, fresh)
+        except (RedisError, OSError) as error:
+            raise Problem("log_unavailable", "the position cannot be kept now; subscribe again") from error
+        if self._unacked is None:
+            self._unacked = {}
+
+    def unsubscribe(self, id: int | str) -> None:
+        """Close a subscription.
+
+        Raises:
+            Problem: there is none with this id.
+        """
+        if id not in self._subscriptions:
+            raise Problem("not_found", f"there is no subscription {id!r}")
+        self._leave()
+        del self._subscriptions[id]
+        if self._unacked is not None and all(one.name is None for one in self._subscriptions.values()):
+            self._unacked, self._outstanding = None, 0
+        self._kick()
+
+    def may_continue(self, claims: Claims) -> bool:
+        """Whether every open subscription would be allowed to another token of the same system."""
+        if claims.system != self.claims.system or claims.view != self.claims.view:
+            return False
+        for one in self._subscriptions.values():
+            tenants = one.interest.tenants
+            if not claims.all_tenants and (tenants is None or not tenants <= claims.tenants):
+                return False
+            if not all(patterns.covered(claims.patterns("subscribe"), pattern) for pattern in one.interest.patterns):
+                return False
+        return True
+
+    # -- live -----------------------------------------------------------------------------------------------------
+
+    def deliver(self, buffer: bytes, events: Sequence[Entry], before: Position) -> bool:
+        """The group's bytes. Refused, leaving the group, when socket or window is full."""
+        if not self._sink.writable or (self._unacked is not None and self._outstanding + len(events) > self._window):
+            self._fall_behind(before)
+            return False
+        if self._unacked is not None:
+            for entry in events:
+                self._sent(entry)
+        self._sink.write(buffer)
+        return True
+
+    def _fall_behind(self, position: Position) -> None:
+        self._audience = None
+        for one in self._subscriptions.values():
+            if one.live:
+                one.live = False
+                one.at = list(position)
+                one.sequences = {}
+        if not self._sink.writable:
+            self._set_lagging(True)
+        self._kick()
+
+    def _set_lagging(self, lagging: bool) -> None:
+        if lagging != self._lagging:
+            self._lagging = lagging
+            self._metrics.lagging.inc(1 if lagging else -1)
+            if lagging:
+                self._sink.send("notice", code="lagging", detail={"message": "reading slower than events come"})
+
+    def _leave(self) -> None:
+        """Leave the group with everything that was routed; live subscriptions are behind by nothing."""
+        if self._audience is None:
+            return
+        audience, self._audience = self._audience, None
+        self._dispatcher.fanout.leave(self, audience)
+        position = self._dispatcher.position
+        for one in self._subscriptions.values():
+            if one.live:
+                one.live, one.at, one.sequences = False, list(position), {}
+
+    def gap(self, tenant_id: str, reason: str, head: Head, cursor: str) -> None:
+        """The dispatcher found a hole in a tenant's history; `cursor` is the place after it."""
+        for one in self._subscriptions.values():
+            if one.interest.tenants is None or tenant_id in one.interest.tenants:
+                one.sequences.pop(tenant_id, None)
+                if reason == "epoch":
+                    partition = self._log.partition(tenant_id)
+                    one.begin_of[tenant_id] = one.begin[partition] = head.id
+                    one.at[partition] = min(one.at[partition], self._dispatcher.position[partition])
+                    if self._unacked is not None and (held := self._unacked.pop(tenant_id, None)) is not None:
+                        self._outstanding -= len(held)
+                        self._resumed.set()
+                self._send_gap(one, tenant_id, reason, cursor)
+
+    def _send_gap(self, one: Subscription, tenant_id: str, reason: str, cursor: str) -> None:
+        self._sink.send("gap", id=one.id, tenant_id=tenant_id, reason=reason, resume_from=cursor)
+
+    # -- catching up ----------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """The socket has room again, or events were acknowledged."""
+        self._resumed.set()
+
+    def _kick(self) -> None:
+        self._resumed.set()
+        if self._task is None and not self._closed and self._subscriptions:
+            self._task = asyncio.create_task(self._catch_up(), name="catch-up")
+
+    async def _catch_up(self) -> None:
+        try:
+            while not self._closed:
+                if self._blocked():
+                    self._resumed.clear()
+                    await self._resumed.wait()
+                    continue
+                try:
+                    step = self._next()
+                    if step is None:
+                        self._go_live()
+                        return
+                    partition, after = step
+                    if after > self._dispatcher.position[partition]:
+                        await self._dispatcher.reached(partition, after)
+                        continue
+                    entries = self._dispatcher.recent(partition, after, CHUNK)
+                    if entries is None:
+                        upto = self._dispatcher.position[partition]
+                        entries = await self._log.read(partition, after, CHUNK, upto=upto)
+                        if not entries:
+                            self._pass(partition, after, upto)
+                    elif not entries:
+                        self._pass(partition, after, self._dispatcher.position[partition])
+                    self._serve(partition, entries)
+                    # Another connection's turn, also when everything came from memory.
+                    await asyncio.sleep(0)
+                except (RedisError, OSError):
+                    await asyncio.sleep(RETRY_S)
+        except Exception:
+            log.exception("catch_up_failed", system=self.claims.system)
+            self._sink.send("error", code="internal", message="the hub failed; connect again", retryable=True)
+            self._closed = True
+        finally:
+            self._task = None
+
+    def _blocked(self) -> bool:
+        return not self._sink.writable or (self._unacked is not None and self._outstanding >= self._window)
+
+    def _behind(self) -> list[Subscription]:
+        return [one for one in self._subscriptions.values() if not one.live]
+
+    def _next(self) -> tuple[int, StreamId] | None:
+        """The partition to read next and from where; None when all have what the dispatcher has."""
+        position = self._dispatcher.position
+        for one in self._subscriptions.values():
+            if one.live:
+                continue
+            for partition, at in enumerate(one.at):
+                if at != position[partition] and self._concerns(one, partition):
+                    others = [other.at[partition] for other in self._behind()]
+                    low = min(others)
+                    return (partition, at if at > position[partition] else low)
+        return None
+
+    def _concerns(self, one: Subscription, partition: int) -> bool:
+        tenants = one.interest.tenants
+        return tenants is None or any(self._log.partition(tenant) == partition for tenant in tenants)
+
+    def _pass(self, partition: int, after: StreamId, upto: StreamId) -> None:
+        """Nothing lies between: everyone who stood at `after` stands at `upto`."""
+        for one in self._behind():
+            if after <= one.at[partition] < upto:
+                one.at[partition] = upto
+
+    def _serve(self, partition: int, entries: Sequence[Entry]) -> None:
+        everyone = list(self._subscriptions.values())
+        behind = self._behind()
+        view, system = self.claims.view, self.claims.system
+        frames: list[bytes] = []
+        for entry in entries:
+            self._check_sequence(behind, partition, entry, frames)
+            if subscription.due(
+                behind, everyone, partition, entry.id, entry.tenant_id, entry.type, entry.action, entry.entity
+            ) and (system == HUB or system in entry.targets):
+                frames.append(encode(entry, view, self._codec))
+                if self._unacked is not None:
+                    self._sent(entry)
+            for one in behind:
+                if one.at[partition] < entry.id:
+                    one.at[partition] = entry.id
+            if self._unacked is not None and self._outstanding >= self._window:
+                break
+        self._write(frames)
+
+    def _write(self, frames: list[bytes]) -> None:
+        if frames:
+            self._sink.write(b"".join(frames))
+            self._metrics.deliveries.labels("websocket", self.claims.system, "caught_up").inc(len(frames))
+            frames.clear()
+
+    def _check_sequence(
+        self, behind: Sequence[Subscription], partition: int, entry: Entry, frames: list[bytes]
+    ) -> None:
+        for one in behind:
+            if one.at[partition] >= entry.id:
+                continue
+            last = one.sequences.get(entry.tenant_id)
+            one.sequences[entry.tenant_id] = entry.sequence
+            tenants = one.interest.tenants
+            if last is None or entry.sequence == last + 1 or (tenants is not None and entry.tenant_id not in tenants):
+                continue
+            if entry.sequence <= last:
+                one.sequences[entry.tenant_id] = last
+                continue
+            self._write(frames)
+            self._metrics.gaps.labels("expired").inc()
+            hole = Head(entry.sequence - 1, StreamId(entry.id.ms, max(0, entry.id.n - 1)))
+            self._send_gap(one, entry.tenant_id, "expired", self._log.cursor(entry.tenant_id, hole))
+
+    def _go_live(self) -> None:
+        for one in self._subscriptions.values():
+            one.live = True
+        if not self._subscriptions:
+            return
+        audience = Audience(
+            frozenset(one.interest for one in self._subscriptions.values()),
+            self.claims.system,
+            self.claims.view,
+            self._codec,
+            min(one.batch_ms for one in self._subscriptions.values()),
+        )
+        if audience != self._audience:
+            if self._audience is not None:
+                self._dispatcher.fanout.leave(self, self._audience)
+            self._audience = audience
+            self._dispatcher.fanout.join(self, audience)
+        self._set_lagging(False)
+
+    # -- acknowledgements -----------------------------------------------------------------------------------------
+
+    def _sent(self, entry: Entry) -> None:
+        assert self._unacked is not None
+        self._unacked.setdefault(entry.tenant_id, deque()).append(entry.sequence)
+        self._outstanding += 1
+
+    def ack(self, cursors: dict[str, str]) -> None:
+        """Everything up to these cursors is handled; moves the durable subscriptions.
+
+        An acknowledgement of something that was not sent moves nothing.
+
+        Raises:
+            Problem: `invalid_cursor` or `forbidden`, naming the tenant.
+        """
+        unacked = self._unacked
+        if unacked is None:
+            raise Problem(
+                "invalid_request", "no subscription of this connection has a name, so there is nothing to ack"
+            )
+        decoded: dict[str, Cursor] = {}
+        for tenant, text in cursors.items():
+            self.claims.require_tenant(tenant)
+            cursor = decoded[tenant] = Cursor.decode(text, tenant)
+            epoch = self._log.epochs[self._log.partition(tenant)]
+            if cursor.epoch != epoch or cursor.sequence > self._dispatcher.head(tenant).sequence:
+                raise Problem("invalid_cursor", f"nothing was sent up to the cursor of {tenant}")
+        for tenant, cursor in decoded.items():
+            held = unacked.get(tenant, deque())
+            while held and held[0] <= cursor.sequence:
+                held.popleft()
+                self._outstanding -= 1
+            self._move(tenant, cursor.sequence, cursors[tenant])
+        self.resume()
+
+    def _move(self, tenant_id: str, sequence: int, cursor: str) -> None:
+        for one in self._subscriptions.values():
+            if one.name is None or sequence <= one.acked.get(tenant_id, 0):
+                continue
+            if one.interest.tenants is None or tenant_id in one.interest.tenants:
+                one.acked[tenant_id] = sequence
+                self._positions.move(self.claims.system, one.name, tenant_id, cursor)
+
+    def settle(self) -> None:
+        """Move durable positions past events that were not for them, where nothing is outstanding.
+
+        Else a subscription to something rare would stand still until its position expired.
+        """
+        if self._unacked is None or self._audience is None or self._audience.batch_ms:
+            return
+        for one in self._subscriptions.values():
+            if one.name is None or not one.live:
+                continue
+            for tenant in one.interest.tenants or self._dispatcher.tenants():
+                head = self._dispatcher.head(tenant)
+                if not self._unacked.get(tenant) and head.sequence > one.acked.get(tenant, 0):
+                    self._move(tenant, head.sequence, self._log.cursor(tenant, head))
+
+    @property
+    def outstanding(self) -> int:
+        """Events sent and not acknowledged on durable subscriptions."""
+        return self._outstanding
+
+    async def close(self) -> None:
+        """Leave the group and stop catching up."""
+        self.settle()
+        self._closed = True
+        self._leave()
+        if self._lagging:
+            self._lagging = False
+            self._metrics.lagging.dec()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)

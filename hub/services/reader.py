@@ -1,0 +1,239 @@
+"""Reads events by cursor: pages for HTTP, long polls and Server-Sent Events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+
+from hub.core.routing import Interest, may_see
+from hub.log.entry import Entry
+from hub.log.stream_log import Head, Start, StreamLog
+from hub.log.topology import RedisError
+from hub.security.tokens import Claims
+from hub.services.dispatcher import Dispatcher
+from hub.telemetry import Metrics
+from schemas.cursor import Cursor, StreamId, join, split
+from schemas.errors import FieldError, Problem
+
+CHUNK: Final = 500
+MAX_SCANNED: Final = 20_000
+"""Entries looked at for one page: a rare pattern gets an empty page and a cursor that has moved on."""
+MAX_TENANTS: Final = 64
+SKEW_MS: Final = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a reader asks for. Times are Unix ms of recorded_at, `from_ms` inclusive, `to_ms` exclusive."""
+
+    interest: Interest
+    tenants: tuple[str, ...]
+    after: str | None = None
+    from_ms: int | None = None
+    to_ms: int | None = None
+    limit: int = 100
+
+
+@dataclass(slots=True)
+class Page:
+    """Events in order, and the cursor after the last one that was looked at."""
+
+    entries: list[Entry]
+    next: str
+    gaps: list[dict[str, str]] = field(default_factory=list)
+    more: bool = False
+    """Whether there was more to look at."""
+
+    def body(self, view: str) -> bytes:
+        """The page as JSON."""
+        events = b",".join(
+            b'{"cursor":"%b","sequence":%d,"event":%b}' % (one.cursor.encode(), one.sequence, one.json(view))
+            for one in self.entries
+        )
+        gap = b"" if not self.gaps else b',"gap":%b,"gaps":%b' % (orjson.dumps(self.gaps[0]), orjson.dumps(self.gaps))
+        return b'{"events":[%b],"next":"%b"%b}' % (events, self.next.encode(), gap)
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One partition's share of a page: tenants with where they stand, entries read and not yet looked at."""
+
+    partition: int
+    at: StreamId
+    tenants: set[str]
+    ready: deque[Entry] = field(default_factory=deque)
+    done: bool = False
+
+
+class Reader:
+    """Reads on behalf of credentials."""
+
+    def __init__(self, log: StreamLog, dispatcher: Dispatcher, metrics: Metrics) -> None:
+        self._log = log
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+
+    async def interest(
+        self,
+        claims: Claims,
+        *,
+        wanted: Sequence[str] = (),
+        tenants: Sequence[str] = (),
+        entities: Sequence[str] = (),
+    ) -> tuple[Interest, tuple[str, ...]]:
+        """What a token may read of what is asked for; by default all that its scopes and tenants allow.
+
+        Raises:
+            Problem: something is asked for that the token does not allow.
+        """
+        for pattern in wanted:
+            if not claims.may("subscribe", pattern):
+                error = FieldError("patterns", f"the token lacks the scope subscribe:{pattern}")
+                raise Problem("forbidden", error.message, [error])
+        allowed = frozenset(wanted) or claims.patterns("subscribe")
+        if not allowed:
+            raise Problem("forbidden", "the token has no subscribe: scope")
+        for tenant in tenants:
+            claims.require_tenant(tenant)
+        chosen = tuple(tenants)
+        if not chosen:
+            chosen = tuple(sorted(await self._log.tenants() if claims.all_tenants else claims.tenants))
+        if len(chosen) > MAX_TENANTS:
+            error = FieldError("tenant", f"a listing covers at most {MAX_TENANTS} tenants; name them")
+            raise Problem("invalid_request", error.message, [error])
+        return Interest(frozenset(chosen), allowed, frozenset(entities) or None), chosen
+
+    async def page(self, claims: Claims, query: Query) -> Page:
+        """One page.
+
+        Raises:
+            Problem: `invalid_cursor`; `log_unavailable` when the log cannot be read.
+        """
+        try:
+            starts = await self._starts(query)
+            return await self._read(claims, query, starts)
+        except (RedisError, OSError) as error:
+            raise Problem("log_unavailable", "the log cannot be read now; ask again") from error
+
+    async def wait(self, claims: Claims, query: Query, seconds: float, stopping: asyncio.Event) -> Page:
+        """A page with events, or an empty one when `seconds` have passed or the hub is stopping."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            # Asked for before the page is read, so that an event between the two is not slept through.
+            news = asyncio.ensure_future(self._dispatcher.wait(query.tenants))
+            stop = asyncio.ensure_future(stopping.wait())
+            try:
+                await asyncio.sleep(0)
+                page = await self.page(claims, query)
+                left = deadline - loop.time()
+                if page.entries or page.gaps or left <= 0 or stopping.is_set():
+                    return page
+                query = Query(query.interest, query.tenants, page.next, query.from_ms, query.to_ms, query.limit)
+                if not page.more:
+                    await asyncio.wait({news, stop}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel()
+                stop.cancel()
+                await asyncio.gather(news, stop, return_exceptions=True)
+
+    async def _starts(self, query: Query) -> list[Start]:
+        after = query.after
+        if after in ("latest", "now"):
+            return [Start(tenant, head) for tenant, head in (await self._log.heads(query.tenants)).items()]
+        cursors: dict[str, Cursor] = {}
+        if after and after != "earliest":
+            cursors = split(after, list(query.tenants))
+        starts = {start.tenant_id: start for start in (await self._log.resolve(cursors) if cursors else [])}
+        fresh = [tenant for tenant in query.tenants if tenant not in starts]
+        for tenant, floor in (await self._log.floors(fresh)).items():
+            starts[tenant] = Start(tenant, floor)
+        if cursors:
+            self._metrics.resumes.labels("gap" if any(start.gap for start in starts.values()) else "recovered").inc()
+        return [starts[tenant] for tenant in query.tenants]
+
+    async def _read(self, claims: Claims, query: Query, starts: Iterable[Start]) -> Page:
+        places = {start.tenant_id: start.head for start in starts}
+        gaps = [self._gap(start.tenant_id, str(start.gap), start.head) for start in starts if start.gap is not None]
+        begins = dict(places)
+        jumped = query.from_ms is not None
+        lanes = self._lanes(places, query.from_ms)
+        found: list[Entry] = []
+        scanned = 0
+        while len(found) < query.limit and scanned < MAX_SCANNED:
+            await self._fill(lanes)
+            ready = [lane for lane in lanes if lane.ready]
+            if not ready:
+                break
+            lane = min(ready, key=lambda one: one.ready[0].id)
+            entry = lane.ready.popleft()
+            scanned += 1
+            place = places.get(entry.tenant_id)
+            if place is None or entry.id <= begins[entry.tenant_id].id:
+                continue
+            if not jumped and entry.sequence > place.sequence + 1:
+                hole = Head(entry.sequence - 1, StreamId(entry.id.ms, max(0, entry.id.n - 1)))
+                gaps.append(self._gap(entry.tenant_id, "expired", hole))
+            places[entry.tenant_id] = Head(entry.sequence, entry.id)
+            if self._wanted(claims, query, entry):
+                found.append(entry)
+        more = any(lane.ready or not lane.done for lane in lanes)
+        cursor = join([self._log.cursor(tenant, place) for tenant, place in places.items()])
+        return Page(found, cursor, gaps, more)
+
+    def _lanes(self, places: Mapping[str, Head], from_ms: int | None) -> list[_Lane]:
+        lanes: dict[int, _Lane] = {}
+        floor = StreamId(0, 0) if from_ms is None else StreamId(max(0, from_ms - SKEW_MS), 0)
+        for tenant, head in places.items():
+            partition = self._log.partition(tenant)
+            begin = max(head.id, floor)
+            lane = lanes.get(partition)
+            if lane is None:
+                lanes[partition] = _Lane(partition, begin, {tenant})
+            else:
+                lane.tenants.add(tenant)
+                lane.at = min(lane.at, begin)
+        return list(lanes.values())
+
+    async def _fill(self, lanes: Iterable[_Lane]) -> None:
+        for lane in lanes:
+            while not lane.ready and not lane.done:
+                entries = await self._log.read(lane.partition, lane.at, CHUNK)
+                if entries:
+                    lane.at = entries[-1].id
+                lane.done = len(entries) < CHUNK
+                lane.ready.extend(entry for entry in entries if entry.tenant_id in lane.tenants)
+
+    def _wanted(self, claims: Claims, query: Query, entry: Entry) -> bool:
+        if query.from_ms is not None and entry.timestamp_ms < query.from_ms:
+            return False
+        if query.to_ms is not None and entry.timestamp_ms >= query.to_ms:
+            return False
+        return query.interest.wants(entry.tenant_id, entry.type, entry.action, entry.entity) and may_see(
+            claims.system, entry.targets
+        )
+
+    def _gap(self, tenant_id: str, reason: str, head: Head) -> dict[str, str]:
+        self._metrics.gaps.labels(reason).inc()
+        return {"tenant_id": tenant_id, "reason": reason, "resume_from": self._log.cursor(tenant_id, head)}
+
+    async def find(self, claims: Claims, event_id: str, tenants: Sequence[str]) -> Entry | None:
+        """One event, when the token may see it: its system is a target, or published it."""
+        for tenant in tenants:
+            try:
+                entry = await self._log.find(tenant, event_id)
+            except (RedisError, OSError) as error:
+                raise Problem("log_unavailable", "the log cannot be read now; ask again") from error
+            if entry is None:
+                continue
+            mine = entry.event["data"].get("updated_by_system") == claims.system
+            if mine or (
+                may_see(claims.system, entry.targets) and claims.may("subscribe", f"{entry.type}.{entry.action}")
+            ):
+                return entry
+        return None

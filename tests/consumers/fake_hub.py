@@ -1,0 +1,369 @@
+"""A hub in miniature: one history a tenant, WebSocket and HTTP on one port, and faults on demand.
+
+In front stands a plain TCP server, which answers HTTP itself and passes WebSocket traffic on to `websockets`; there a
+test can refuse upgrades, cut connections, or let nothing through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from schemas.cursor import Cursor, StreamId, join, split
+from schemas.errors import Problem
+from schemas.patterns import matches
+
+TENANT = "default"
+
+
+def cursor(sequence: int, tenant: str = TENANT, epoch: int = 7) -> str:
+    """The cursor of a tenant's event of this number."""
+    return Cursor.of(epoch, tenant, sequence, StreamId(1_000_000 + sequence, 0)).encode()
+
+
+def reservation(number: int, tenant: str = TENANT, action: str = "created", **data: Any) -> dict[str, Any]:
+    """A stored event of a reservation."""
+    return {
+        "event_id": f"00000000-0000-7000-8000-{number:012d}",
+        "schema_version": 1,
+        "tenant_id": tenant,
+        "type": "reservation",
+        "action": action,
+        "priority": "HIGH",
+        "sync_mode": "realtime",
+        "targets": ["hotel-member", "hotel-pms", "hotel-saas"],
+        "delivery_guarantee": "at_least_once",
+        "occurred_at": "2026-07-15T10:04:00+09:00",
+        "recorded_at": "2026-07-15T01:04:00Z",
+        "entity": f"reservation:R{number}",
+        "data": {
+            "reservation_id": f"R{number}",
+            "room_type": "twin",
+            "checkin_date": "2026-07-20",
+            "checkout_date": "2026-07-22",
+            "total_amount": 16800,
+            "status": "confirmed",
+            "origin": "phone",
+            **data,
+        },
+        "revision": 1,
+    }
+
+
+@dataclass
+class Session:
+    """One WebSocket connection as the hub sees it."""
+
+    socket: ServerConnection
+    token: str
+    subscribe: dict[str, Any] | None = None
+    sent: dict[str, int] = field(default_factory=dict)
+
+    async def send(self, **frame: Any) -> None:
+        with suppress(ConnectionClosed):
+            await self.socket.send(json.dumps(frame))
+
+
+@dataclass
+class FakeHub:
+    """Faults and facts are plain attributes."""
+
+    tenants: list[str] = field(default_factory=lambda: [TENANT])
+    epoch: int = 7
+    heartbeat_s: int = 25
+    window: int = 1000
+    refuse_upgrade: int | None = None
+    """Answer upgrades with this HTTP status."""
+    bad_tokens: set[str] = field(default_factory=set)
+    deaf: bool = False
+    """Take no connection's answer any further: accepts, then silence."""
+    http_down: bool = False
+    swallow_publishes: int = 0
+    """Store so many publishes without an answer, and cut the connection."""
+    publish_problems: list[dict[str, Any]] = field(default_factory=list)
+    """Answers to give to the next publishes instead of taking them."""
+    gap: dict[str, Any] | None = None
+    """A gap frame to send after the next `subscribed`."""
+
+    def __post_init__(self) -> None:
+        self.history: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.receipts: dict[str, dict[str, Any]] = {}
+        self.positions: dict[str, int] = {}
+        self.sessions: list[Session] = []
+        self.subscribes: list[dict[str, Any]] = []
+        self.acks: list[dict[str, str]] = []
+        self.tokens: list[str] = []
+        self.polls: list[dict[str, str]] = []
+        self.upgrades = 0
+        self.publishes: list[tuple[str, str]] = []
+        """(road, event_id) of every attempt."""
+        self._arrived = asyncio.Condition()
+        self._pipes: set[asyncio.Task[None]] = set()
+        self._requests: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> FakeHub:
+        self._inner = await serve(self._session, "127.0.0.1", 0, ping_interval=None, subprotocols=["hub.v1"])  # type: ignore[list-item]
+        self._inner_port = next(iter(self._inner.sockets)).getsockname()[1]
+        self._front = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.url = f"ws://127.0.0.1:{self._front.sockets[0].getsockname()[1]}/ws"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._front.close()
+        self.cut()
+        self._inner.close(close_connections=True)
+        await self._inner.wait_closed()
+        if self._pipes:
+            await asyncio.wait(self._pipes)
+
+    def cut(self) -> None:
+        """Break every connection without a word."""
+        for writer in list(self._requests):
+            writer.transport.abort()
+        for session in self.sessions:
+            session.socket.transport.abort()
+
+    @property
+    def session(self) -> Session:
+        """The newest connection."""
+        return self.sessions[-1]
+
+    async def append(self, *events: dict[str, Any]) -> None:
+        """Store events and send them to who listens."""
+        for event in events:
+            self.history[event["tenant_id"]].append(event)
+        async with self._arrived:
+            self._arrived.notify_all()
+        for session in self.sessions:
+            await self._feed(session)
+
+    # WebSocket
+
+    async def _session(self, socket: ServerConnection) -> None:
+        assert socket.request is not None
+        session = Session(socket, socket.request.headers.get("Authorization", "").removeprefix("Bearer "))
+        self.tokens.append(session.token)
+        if session.token in self.bad_tokens:
+            await socket.close(4501, "bad token")
+            return
+        limits = {"window": self.window, "message_bytes": 65536, "subscriptions": 8, "publish_per_s": 100}
+        await session.send(
+            op="welcome",
+            session="s1",
+            system="hotel-member",
+            tenants=self.tenants,
+            server_time="2026-07-15T01:04:00Z",
+            heartbeat_s=self.heartbeat_s,
+            limits=limits,
+            news_of_a_later_release=True,
+        )
+        self.sessions.append(session)
+        with suppress(ConnectionClosed):
+            async for message in socket:
+                frame = json.loads(message)
+                await getattr(self, f"_on_{frame['op']}")(session, frame)
+
+    async def _on_subscribe(self, session: Session, frame: dict[str, Any]) -> None:
+        self.subscribes.append(frame)
+        names = frame.get("tenants") or (list(self.history) if self.tenants == ["*"] else self.tenants)
+        after = frame.get("after") or "latest"
+        try:
+            known = split(after, names) if isinstance(after, str) and after not in ("latest", "earliest") else {}
+            if isinstance(after, dict):
+                known = {tenant: Cursor.decode(text, tenant) for tenant, text in after.items()}
+        except Problem as problem:
+            await session.send(op="error", id=frame["id"], code=problem.code, message=str(problem), retryable=False)
+            return
+        for tenant in names:
+            start = 0 if after == "earliest" else len(self.history[tenant])
+            if tenant in known:
+                start = known[tenant].sequence
+            if frame.get("name") and tenant in self.positions:
+                start = self.positions[tenant]
+            elif frame.get("name"):
+                self.positions[tenant] = start
+            session.sent[tenant] = start
+        session.subscribe = frame
+        gap, self.gap = self.gap, None
+        await session.send(
+            op="subscribed",
+            id=frame["id"],
+            patterns=frame["patterns"],
+            tenants=names,
+            recovered=gap is None,
+            position={tenant: cursor(number, tenant, self.epoch) for tenant, number in session.sent.items()},
+        )
+        if gap is not None:
+            await session.send(op="gap", id=frame["id"], **gap)
+        await self._feed(session)
+
+    async def _feed(self, session: Session) -> None:
+        if session.subscribe is None:
+            return
+        for tenant in session.sent:
+            limit = self.positions[tenant] + self.window if session.subscribe.get("name") else len(self.history[tenant])
+            while session.sent[tenant] < min(limit, len(self.history[tenant])):
+                session.sent[tenant] += 1
+                await self.send_event(session, session.sent[tenant], tenant)
+
+    async def send_event(self, session: Session, sequence: int, tenant: str = TENANT, **more: Any) -> None:
+        """Send one stored event, if it is asked for."""
+        event = self.history[tenant][sequence - 1]
+        assert session.subscribe is not None
+        if any(matches(pattern, event["type"], event["action"]) for pattern in session.subscribe["patterns"]):
+            place = cursor(sequence, tenant, self.epoch)
+            await session.send(op="event", cursor=place, sequence=sequence, event=event, **more)
+
+    async def _on_ack(self, session: Session, frame: dict[str, Any]) -> None:
+        self.acks.append(frame["cursors"])
+        for tenant, text in frame["cursors"].items():
+            self.positions[tenant] = max(self.positions[tenant], Cursor.decode(text, tenant).sequence)
+        await self._feed(session)
+
+    async def _on_refresh(self, session: Session, frame: dict[str, Any]) -> None:
+        session.token = frame["token"]
+
+    async def _on_publish(self, session: Session, frame: dict[str, Any]) -> None:
+        answer = await self._publish("websocket", frame["event"])
+        if answer is None:
+            session.socket.transport.abort()
+        elif "code" in answer:
+            problem = {key: answer[key] for key in ("code", "errors", "latest") if key in answer}
+            await session.send(
+                op="error", ref=frame["ref"], message=answer["detail"], retryable=answer["retryable"], **problem
+            )
+        else:
+            await session.send(op="published", ref=frame["ref"], **answer)
+
+    async def _publish(self, road: str, event: dict[str, Any]) -> dict[str, Any] | None:
+        self.publishes.append((road, event["event_id"]))
+        if self.publish_problems:
+            return self.publish_problems.pop(0)
+        if (first := self.receipts.get(event["event_id"])) is not None:
+            return first | {"duplicate": True}
+        stored = reservation(len(self.history[TENANT]) + 1) | event
+        place = len(self.history[TENANT]) + 1
+        receipt = {
+            "event_id": event["event_id"],
+            "cursor": cursor(place),
+            "sequence": place,
+            "revision": 1,
+            "duplicate": False,
+        }
+        self.receipts[event["event_id"]] = receipt
+        await self.append(stored)
+        if self.swallow_publishes:
+            self.swallow_publishes -= 1
+            return None
+        return receipt
+
+    # HTTP
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._pipes.add(task)
+        task.add_done_callback(self._pipes.discard)
+        self._requests.add(writer)
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            headers = {
+                name.strip().lower(): value.strip()
+                for name, _, value in (line.partition(":") for line in head.decode().split("\r\n")[1:])
+            }
+            method, target, _ = head.decode().split(" ", 2)
+            if headers.get("upgrade") == "websocket":
+                await self._upgrade(head, reader, writer)
+            elif not self.http_down:
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                await self._http(method, target, headers, body, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._requests.discard(writer)
+            writer.close()
+
+    async def _upgrade(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.upgrades += 1
+        if self.refuse_upgrade is not None:
+            await _respond(writer, self.refuse_upgrade, b"<html>no</html>")
+            return
+        if self.deaf:
+            await reader.read()
+            return
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._inner_port)
+        inner_writer.write(head)
+        self._requests.add(inner_writer)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pump(reader, inner_writer))
+                group.create_task(_pump(inner_reader, writer))
+        except* OSError:
+            pass
+        finally:
+            self._requests.discard(inner_writer)
+            inner_writer.transport.abort()
+
+    async def _http(
+        self, method: str, target: str, headers: dict[str, str], body: bytes, writer: asyncio.StreamWriter
+    ) -> None:
+        token = headers["authorization"].removeprefix("Bearer ")
+        if token in self.bad_tokens:
+            await _problem(writer, Problem("token_expired").body())
+        elif method == "POST":
+            answer = await self._publish("http", json.loads(body))
+            if answer is None:
+                writer.transport.abort()
+            elif "code" in answer:
+                await _problem(writer, answer)
+            else:
+                await _respond(writer, 201, json.dumps(answer).encode())
+        else:
+            query = {key: values[0] for key, values in parse_qs(urlsplit(target).query).items()}
+            self.polls.append(query)
+            await _respond(writer, 200, json.dumps(await self._page(query)).encode())
+
+    async def _page(self, query: dict[str, str]) -> dict[str, Any]:
+        names = [query["tenant"]] if "tenant" in query else self.tenants
+        after = query["after"]
+        if after in ("latest", "earliest"):
+            start = {tenant: 0 if after == "earliest" else len(self.history[tenant]) for tenant in names}
+        else:
+            start = {tenant: place.sequence for tenant, place in split(after, names).items()}
+        async with self._arrived:
+            while query["wait"] != "0" and all(len(self.history[tenant]) <= start[tenant] for tenant in names):
+                await self._arrived.wait()
+        items = [
+            {"cursor": cursor(number, tenant), "sequence": number, "event": event}
+            for tenant in names
+            for number, event in enumerate(self.history[tenant], 1)
+            if number > start[tenant]
+            and any(matches(pattern, event["type"], event["action"]) for pattern in query["patterns"].split(","))
+        ]
+        gap, self.gap = self.gap, None
+        page = {"events": items, "next": join([cursor(len(self.history[tenant]), tenant) for tenant in names])}
+        return page if gap is None else page | {"gap": gap}
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
+
+
+async def _problem(writer: asyncio.StreamWriter, body: dict[str, Any]) -> None:
+    await _respond(writer, body["status"], json.dumps(body).encode())
+
+
+async def _respond(writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
+    writer.write(b"HTTP/1.1 %d Status\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, len(body), body))
+    await writer.drain()
