@@ -11,6 +11,8 @@ from schemas.cursor import StreamId
 from schemas.envelope import Event
 
 Fields = Sequence[bytes]
+Entry = tuple[bytes, Fields]
+"""An entry's id and its flat field list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +72,19 @@ class Source:
         """The group was made anew: what follows `after` comes again."""
         self.group_delivered = self._last = after
 
-    def admit(self, ids: Sequence[bytes]) -> None:
-        """Take entries in, in the order of the stream."""
+    def admit(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Take entries in, in the order of the stream; those that were not in hand yet.
+
+        Entries in hand come again when the group was made anew, and are pending while they are being handled.
+        """
+        if not self.in_hand.keys().isdisjoint(entry[0] for entry in entries):
+            entries = [entry for entry in entries if entry[0] not in self.in_hand]
         last = self._last
-        for id in ids:
-            self.in_hand[id] = last
-            last = id
+        for entry in entries:
+            self.in_hand[entry[0]] = last
+            last = entry[0]
         self._last = last
+        return entries
 
     def forget(self, ids: Sequence[bytes]) -> None:
         """They are acknowledged."""

@@ -27,7 +27,6 @@ _POLL_GRACE_S: Final = 10.0
 """How much longer than asked the hub may take over a long poll."""
 _POLL_PAUSE_S: Final = 1.0
 """The least time between two empty pages: not every proxy lets a long poll wait."""
-_WORDS: Final = ("latest", "earliest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +242,8 @@ class Link:
         after = progress.joined() if tenant is None else progress.position(tenant)
         guessed = after is None
         after = after or self._beginning(tenant)
+        wait = 0  # The first answer shows that HTTP works, and where "latest" is: it must not wait for an event.
         while True:
-            # The first answer to a word is the position itself: it must not wait for an event.
-            wait = 0 if after in _WORDS else MAX_WAIT_S
             asked = self._clock.monotonic()
             try:
                 async with self._clock.timeout(wait + _POLL_GRACE_S):
@@ -264,6 +262,7 @@ class Link:
             after, guessed = page.next, False
             if wait and not page.events and self._clock.monotonic() - asked < _POLL_PAUSE_S:
                 await self._clock.sleep(_POLL_PAUSE_S)
+            wait = MAX_WAIT_S
 
     def _beginning(self, tenant: str | None) -> str:
         after = self._wanted.after

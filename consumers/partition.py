@@ -26,11 +26,12 @@ from redis.exceptions import RedisError, ResponseError
 from consumers import stream_entry
 from consumers.backoff import full_jitter
 from consumers.handlers import Handler, Handlers
-from consumers.in_hand import Alarm, Fields, Handling, Source, Stats, Work
+from consumers.in_hand import Alarm, Entry, Fields, Handling, Source, Stats, Work
 from consumers.inbox import Inbox
 from consumers.lease import Lease
 from consumers.stream_entry import ACTION, ENTITY, TENANT, TYPE, Undecodable
 from consumers.stream_keys import Script, command
+from consumers.time_limit import TimeLimit
 from schemas.types import HUB
 
 log = structlog.get_logger(__name__)
@@ -38,7 +39,10 @@ log = structlog.get_logger(__name__)
 BLOCK_MS: Final = 2000
 _TAKE_OVER: Final = 100
 _ACK_EVERY_S: Final = 0.1
+_YIELD_EVERY_S: Final = 0.005
 _ROUTES: Final = 1000
+
+_Read = tuple[list[Entry], list[Entry], list[bytes]] | None
 _RECONNECT_BASE_S: Final = 0.1
 _RECONNECT_CAP_S: Final = 5.0
 
@@ -95,6 +99,7 @@ class Partition:
         self._routes: dict[tuple[bytes, bytes], tuple[Handler, ...]] = {}
         self._lanes: dict[tuple[bytes, bytes], deque[Work]] = {}
         self._slots = asyncio.Semaphore(handling.concurrency)
+        self._time_limit = TimeLimit(handling.handler_timeout_s)
         self._acking = asyncio.Lock()
         self._halt = asyncio.Event()
         self._room = asyncio.Event()
@@ -163,34 +168,52 @@ class Partition:
                 first = f"{len(deleted)} from {deleted[0].decode()}"
                 self._raise_alarm("entries_lost", source, f"deleted before they were handled: {first}")
                 source.forget(deleted)
-            entries = [(id, fields) for id, fields, _ in taken]
+            entries = source.admit([(id, fields) for id, fields, _ in taken])
             await self._dispatch(source, entries, {id: count for id, _, count in taken})
             if start == b"0-0":
                 source.delivered(source.group_delivered)
                 return
 
     async def _read(self) -> None:
+        ahead: asyncio.Task[_Read] | None = None
+        try:
+            while not self._halt.is_set():
+                reply = await (ahead or self._read_once(await self._make_room()))
+                ahead = None
+                if reply is None:
+                    raise LeaseLost
+                self._failures = 0
+                redriven, entries, last = reply
+                fresh = (self.redriven, self.redriven.admit(redriven)), (self.events, self.events.admit(entries))
+                if not last and (room := self._room_left()) > 0:
+                    # The server works on the next batch while the handlers work on this one.
+                    ahead = asyncio.create_task(self._read_once(room))
+                    await asyncio.sleep(0)
+                for source, admitted in fresh:
+                    await self._dispatch(source, admitted)
+                await self._acknowledge()
+                if last and not self._halt.is_set():
+                    await self._wait_for_entries(last)
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _read_once(self, room: int) -> _Read:
         keys = self.lease.keys
-        while not self._halt.is_set():
-            room = await self._make_room()
-            reply = await self._scripts.read(
-                [keys.lease, keys.events, keys.redrive],
-                *(self.lease.value, self._group, self._consumer, min(room, self._handling.batch)),
-            )
-            if reply is None:
-                raise LeaseLost
-            self._failures = 0
-            redriven, entries, last = reply
-            await self._dispatch(self.redriven, redriven)
-            await self._dispatch(self.events, entries)
-            await self._acknowledge()
-            if last and not self._halt.is_set():
-                await self._wait_for_entries(last)
+        reply: _Read = await self._scripts.read(
+            [keys.lease, keys.events, keys.redrive],
+            *(self.lease.value, self._group, self._consumer, min(room, self._handling.batch)),
+        )
+        return reply
+
+    def _room_left(self) -> int:
+        return self._handling.max_in_flight - len(self.events.in_hand) - len(self.redriven.in_hand)
 
     async def _make_room(self) -> int:
         """How many more entries may be taken in hand; waits until there is one."""
         while True:
-            room = self._handling.max_in_flight - len(self.events.in_hand) - len(self.redriven.in_hand)
+            room = self._room_left()
             if room > 0 or self._halt.is_set():
                 return max(room, 1)
             self._room.clear()
@@ -216,22 +239,24 @@ class Partition:
             await asyncio.gather(read, halt, return_exceptions=True)
 
     async def _dispatch(
-        self, source: Source, entries: Sequence[tuple[bytes, Fields]], deliveries: dict[bytes, int] | None = None
+        self, source: Source, entries: Sequence[Entry], deliveries: dict[bytes, int] | None = None
     ) -> None:
-        # Those in hand came again because the group was made anew, or are pending because they are being handled.
-        fresh = [entry for entry in entries if entry[0] not in source.in_hand]
-        source.admit([id for id, _ in fresh])
-        acknowledged = monotonic()
-        for id, fields in fresh:
+        acknowledged = yielded = monotonic()
+        for id, fields in entries:
             if self._halt.is_set():
                 return
             count = deliveries[id] if deliveries else 0
             await self._take(source, id, fields, count)
+            now = monotonic()
             # What was taken over is acknowledged one by one, so that an entry that ends the process does not make its
             # neighbours look guilty.
-            if count or monotonic() - acknowledged > _ACK_EVERY_S:
+            if count or now - acknowledged > _ACK_EVERY_S:
                 await self._acknowledge_quietly()
-                acknowledged = monotonic()
+                acknowledged = now
+            elif now - yielded > _YIELD_EVERY_S:
+                # Handlers that never wait would keep everything else on the loop waiting.
+                await asyncio.sleep(0)
+                yielded = now
 
     async def _take(self, source: Source, id: bytes, fields: Fields, count: int) -> None:
         """Handle the entry, or put it in its entity's lane. `count`: earlier deliveries of one taken over."""
@@ -278,10 +303,8 @@ class Partition:
                     [self.lease.keys.lease, work.source.key],
                     *(self.lease.value, self._group, self._consumer, work.id),
                 )
-            limit = asyncio.timeout(self._handling.handler_timeout_s)
             try:
-                async with limit:
-                    await self._handle(work)
+                await self._time_limit.run(self._handle(work))
             except asyncio.CancelledError as error:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
@@ -293,16 +316,13 @@ class Partition:
                 work.source.to_ack.append(work.id)
                 return True
         work.failures += 1
-        if limit.expired():
-            reason = f"the handler took longer than {self._handling.handler_timeout_s:g} s"
-        else:
-            reason = f"{type(failure).__name__}: {failure}"
+        reason = f"{type(failure).__name__}: {failure}"
         if work.failures < self._handling.attempts:
             self._stats.retried += 1
             self._log.warning(
                 "handler_failed",
                 event_id=work.event.event_id,
-                event=work.event.name,
+                name=work.event.name,
                 attempt=work.failures,
                 error=reason,
             )
@@ -384,7 +404,11 @@ class Partition:
                 ids, source.to_ack = source.to_ack, []
                 try:
                     acked = await self._scripts.ack(
-                        [self.lease.keys.lease, source.key], self.lease.value, self._group, int(source.deletes), *ids
+                        [self.lease.keys.lease, source.key],
+                        self.lease.value,
+                        self._group,
+                        int(source.deletes),
+                        b" ".join(ids),
                     )
                 except BaseException:
                     source.to_ack[:0] = ids

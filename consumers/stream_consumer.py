@@ -217,9 +217,10 @@ class StreamConsumer:
                         await self._tend(reading, leases, partitions)
                     except (RedisError, OSError) as error:
                         self._log.warning("leases_not_tended", error=str(error))
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(self._lease_s / 3):
-                            await self._nudge.wait()
+                    if self._held or not self._stopping.is_set():
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(self._lease_s / 3):
+                                await self._nudge.wait()
             finally:
                 await self._abandon()
                 with suppress(RedisError, OSError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
@@ -51,7 +51,7 @@ class Script:
     """One Lua script of this package: runs as a whole or not at all."""
 
     def __init__(self, redis: Redis, name: str) -> None:
-        self._script = redis.register_script(files("consumers").joinpath(f"{name}.lua").read_bytes())
+        self._script = redis.register_script(Path(__file__).with_name(f"{name}.lua").read_bytes())
 
     async def __call__(self, keys: Sequence[str], *args: str | bytes | int) -> Any:
         """Run it.

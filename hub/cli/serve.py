@@ -11,21 +11,53 @@ import signal
 import socket
 from collections.abc import Callable, Coroutine
 from multiprocessing.process import BaseProcess
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import structlog
-import uvloop
+import typer
 
-from hub.app import Hub, bind
-from hub.log.embedded import EmbeddedServer
+from hub import settings as hub_settings
 from hub.settings import Settings
-from hub.telemetry import configure_logging
+
+# The server's own modules are imported where it starts: every other command does without them, and without the second
+# they take.
+if TYPE_CHECKING:
+    from hub.app import Hub
+    from hub.log.embedded import EmbeddedServer
 
 log = structlog.get_logger("hub")
+
+app = typer.Typer()
+
+
+@app.command("serve")
+def serve_command(
+    host: Annotated[str | None, typer.Option(help="HUB_HOST")] = None,
+    port: Annotated[int | None, typer.Option(help="HUB_PORT; 0 takes a free one")] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="HUB_DATA_DIR")] = None,
+    workers: Annotated[int | None, typer.Option(help="HUB_WORKERS")] = None,
+    redis_url: Annotated[str | None, typer.Option("--redis-url", help="HUB_REDIS_URL")] = None,
+    log_level: Annotated[str | None, typer.Option("--log-level", help="HUB_LOG_LEVEL")] = None,
+    log_format: Annotated[str | None, typer.Option("--log-format", help="HUB_LOG_FORMAT")] = None,
+) -> None:
+    """Run the hub until Ctrl-C or SIGTERM. Options stand over the settings of these names; `hub config` lists all."""
+    settings = hub_settings.load(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        workers=workers,
+        redis_url=redis_url,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    raise typer.Exit(serve(settings))
 
 
 def run_loop(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
     """Run `main` with an event that SIGINT and SIGTERM set; the exit code."""
+
+    import uvloop
 
     async def outer() -> int:
         stop = asyncio.Event()
@@ -43,6 +75,9 @@ def serve(settings: Settings, started: Callable[[Hub], None] = lambda _: None) -
     Raises:
         StartError: the hub cannot start as it is set up.
     """
+    from hub.app import Hub
+    from hub.telemetry import configure_logging
+
     configure_logging(settings.log_level, settings.log_format)
     if settings.workers > 1:
         return run_loop(lambda stop: _supervise(settings, stop))
@@ -58,6 +93,9 @@ def serve(settings: Settings, started: Callable[[Hub], None] = lambda _: None) -
 
 async def _supervise(settings: Settings, stop: asyncio.Event) -> int:
     """Own the port and the embedded server; keep the workers alive."""
+    from hub.app import bind
+    from hub.log.embedded import EmbeddedServer
+
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.ExitStack() as stack:
         listener = bind(settings)
@@ -120,6 +158,9 @@ async def _keep_workers(settings: Settings, listener: socket.socket, url: str, s
 
 
 def _work(settings: Settings, listener: socket.socket, url: str, primary: bool, parent: int) -> None:
+    from hub.app import Hub
+    from hub.telemetry import configure_logging
+
     configure_logging(settings.log_level, settings.log_format)
 
     async def main(stop: asyncio.Event) -> int:

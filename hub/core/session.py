@@ -33,7 +33,7 @@ from schemas.frames import (
 
 EXPIRY_NOTICE_S: Final = 60.0
 FLOOD: Final = 200
-"""Refusals in a row for rate after which the connection is closed."""
+"""Refusals for rate, beyond the events that were let through, after which the connection is closed."""
 
 
 class State(Enum):
@@ -185,7 +185,7 @@ class Session:
             self._floods += 1
             return False
         self._allowance -= 1
-        self._floods = 0
+        self._floods = max(0, self._floods - 1)
         return True
 
     def poll(self, now: float, wall: float) -> list[Ping | Expiring | Hangup]:

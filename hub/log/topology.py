@@ -61,6 +61,9 @@ class Source:
     async def aclose(self) -> None:
         """Close every connection."""
         await self.client.aclose()
+        if not self.cluster:
+            # The client does not own the pool it was given.
+            await self.client.connection_pool.disconnect(inuse_connections=True)
 
 
 def connect(url: str, *, max_connections: int = 32) -> Source:

@@ -99,6 +99,8 @@ class Dispatcher:
         self._reopen = reopen
         self._rings = [Ring(ZERO) for _ in range(stream_log.partitions)]
         self._heads: dict[str, Head] = {}
+        self._epochs = list(stream_log.epochs)
+        """The epochs of what was read, which another part of the process may have found to be over."""
         self._waiters: dict[str | None, set[asyncio.Future[None]]] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -127,6 +129,7 @@ class Dispatcher:
         self._wake(None)
 
     async def _locate(self) -> None:
+        self._epochs = list(self.log.epochs)
         ends = [await self._last_id(partition) for partition in range(self.log.partitions)]
         self.position = tuple(ends)
         self._rings = [Ring(end) for end in ends]
@@ -164,12 +167,11 @@ class Dispatcher:
 
     async def _reconnect(self, share: list[int]) -> None:
         """Prepare the server again and see whether its history is still the one that was read."""
-        known = list(self.log.epochs)
         await self._reopen()
         for partition in share:
             end = await self._last_id(partition)
             if end < self.position[partition] and not await self._was_trimmed(partition):
-                if self.log.epochs[partition] == known[partition]:
+                if self.log.epochs[partition] == self._epochs[partition]:
                     await new_epoch(self.log.source, self.log, partition)
                 log.error("history_lost", partition=partition, had=str(self.position[partition]), has=str(end))
                 self._restart_at(partition, end)
@@ -188,6 +190,7 @@ class Dispatcher:
     def _restart_at(self, partition: int, end: StreamId) -> None:
         self.flush_all()
         self._advance({partition: end})
+        self._epochs[partition] = self.log.epochs[partition]
         self._rings[partition] = Ring(end)
 
     def _advance(self, reached: dict[int, StreamId]) -> None:
@@ -234,9 +237,9 @@ class Dispatcher:
         """A sequence that does not continue: a new history, a hole, or a start that raced with an append."""
         known = self.head(entry.tenant_id).sequence
         partition = self.log.partition(entry.tenant_id)
-        epoch = self.log.epochs[partition]
         await load_epochs(self.log.source, self.log)
-        if self.log.epochs[partition] != epoch:
+        if self.log.epochs[partition] != self._epochs[partition]:
+            self._epochs[partition] = self.log.epochs[partition]
             self._rings[partition] = Ring(self.position[partition])
             for tenant in [name for name in self._heads if self.log.partition(name) == partition]:
                 self._heads[tenant] = NOWHERE

@@ -54,8 +54,13 @@ async def running(client: HubClient, mode: str = "websocket") -> AsyncIterator[a
     """Run the client inside the block; leaving it closes the client as its owner would."""
     async with client:
         task = asyncio.create_task(client.run())
-        await until(lambda: client.mode == mode or task.done())
-        yield task
+        try:
+            await until(lambda: client.mode == mode or task.done())
+            yield task
+        except BaseException:
+            # A failed test does not wait for its handlers.
+            task.cancel()
+            raise
     async with asyncio.timeout(BOUND_S):
         await asyncio.wait({task})
 

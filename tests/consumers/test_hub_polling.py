@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from fake_hub import TENANT, FakeHub, cursor, reservation
 from hand_clock import HandClock, until
 from test_hub_client import Seen, client_of, running, running_anyhow
 
-from consumers import AccessRefused, FileCursors, Gap, MemoryCursors
+from consumers import AccessRefused, FileCursors, Gap, HubClient, MemoryCursors
 
 
 @pytest.fixture
@@ -24,6 +25,11 @@ def clock() -> HandClock:
     return HandClock()
 
 
+def polling_client(hub: FakeHub, clock: HandClock, **options: Any) -> HubClient:
+    """A client that tries to leave polling every 15 s, which is less than a long poll lasts."""
+    return client_of(hub, clock, websocket_retry_s=15.0, **options)
+
+
 async def fall_back(clock: HandClock) -> None:
     """Let the pauses after the first two refusals pass; the third leads to polling."""
     await clock.pass_sleep(0.5)
@@ -33,7 +39,7 @@ async def fall_back(clock: HandClock) -> None:
 async def test_three_refused_upgrades_lead_to_polling(hub: FakeHub, clock: HandClock) -> None:
     """Behind a proxy that refuses upgrades events come by long poll, with the same handlers, from one position on."""
     await hub.append(reservation(1))
-    client = client_of(hub, clock)
+    client = polling_client(hub, clock)
     seen = Seen()
     client.on("reservation.*")(seen)
     client.on("room.status_changed")(Seen())
@@ -56,8 +62,8 @@ async def test_three_refused_upgrades_lead_to_polling(hub: FakeHub, clock: HandC
 
 
 async def test_the_client_climbs_back_without_hole_or_double(hub: FakeHub, clock: HandClock) -> None:
-    """Every minute the WebSocket is tried; when it opens, it goes on exactly behind the last page."""
-    client = client_of(hub, clock)
+    """From time to time the WebSocket is tried; when it opens, it goes on exactly behind the last page."""
+    client = polling_client(hub, clock)
     seen = Seen()
     client.on("reservation.*")(seen)
     async with running_anyhow(client):
@@ -65,11 +71,11 @@ async def test_the_client_climbs_back_without_hole_or_double(hub: FakeHub, clock
         await until(lambda: len(hub.polls) == 2)
         await hub.append(reservation(1))
         await until(lambda: seen == ["R1"])
-        await clock.pass_sleep(60.0)
+        await clock.pass_sleep(15.0)
         await until(lambda: hub.upgrades == 4)
         assert client.mode == "polling"
         hub.refuse_upgrade = None
-        await clock.pass_sleep(60.0)
+        await clock.pass_sleep(15.0)
         await until(lambda: client.mode == "websocket")
         await hub.append(reservation(2))
         await until(lambda: len(seen) == 2)
@@ -79,7 +85,7 @@ async def test_the_client_climbs_back_without_hole_or_double(hub: FakeHub, clock
 
 async def test_events_in_the_middle_of_a_page_survive_the_climb(hub: FakeHub, clock: HandClock) -> None:
     """A page cut short by the return of the WebSocket, with a full queue, loses and doubles nothing."""
-    client = client_of(hub, clock, queue_size=1)
+    client = polling_client(hub, clock, queue_size=1)
     seen, release = Seen(), asyncio.Event()
 
     @client.on("reservation.*")
@@ -94,7 +100,7 @@ async def test_events_in_the_middle_of_a_page_survive_the_climb(hub: FakeHub, cl
         queue = client._link._intake._workers._queues[0]  # type: ignore[union-attr]
         await until(queue.full)
         hub.refuse_upgrade = None
-        await clock.pass_sleep(60.0)
+        await clock.pass_sleep(15.0)
         await until(lambda: hub.subscribes)
         release.set()
         await until(lambda: len(seen) >= 10)
@@ -108,7 +114,7 @@ async def test_events_in_the_middle_of_a_page_survive_the_climb(hub: FakeHub, cl
 async def test_a_durable_client_tells_the_hub_what_it_handled_while_polling(hub: FakeHub, clock: HandClock) -> None:
     """The hub's position is behind after polling: its redelivery is dropped, and acknowledged."""
     hub.refuse_upgrade = None
-    client = client_of(hub, clock, name="sync")
+    client = polling_client(hub, clock, name="sync")
     seen = Seen()
     client.on("reservation.*")(seen)
     async with running(client):
@@ -124,7 +130,7 @@ async def test_a_durable_client_tells_the_hub_what_it_handled_while_polling(hub:
         await until(lambda: seen == ["R1", "R2"])
         assert hub.positions[TENANT] == 1
         hub.refuse_upgrade = None
-        await clock.pass_sleep(60.0)
+        await clock.pass_sleep(15.0)
         await until(lambda: hub.positions[TENANT] == 2)
     assert seen == ["R1", "R2"]
     assert hub.polls[0]["after"] == cursor(1)
@@ -134,7 +140,7 @@ async def test_a_durable_client_that_had_to_guess_takes_the_hubs_position(hub: F
     """A named client with no kept cursor polls from the latest; on the WebSocket it gets what lay before, too."""
     hub.positions[TENANT] = 1
     await hub.append(*(reservation(number) for number in range(1, 4)))
-    client = client_of(hub, clock, name="sync")
+    client = polling_client(hub, clock, name="sync")
     seen = Seen()
     client.on("reservation.*")(seen)
     async with running_anyhow(client):
@@ -143,7 +149,7 @@ async def test_a_durable_client_that_had_to_guess_takes_the_hubs_position(hub: F
         await hub.append(reservation(4))
         await until(lambda: seen == ["R4"])
         hub.refuse_upgrade = None
-        await clock.pass_sleep(60.0)
+        await clock.pass_sleep(15.0)
         await until(lambda: hub.positions[TENANT] == 4)
     # R4 comes twice: at least once, and nothing is missing.
     assert seen == ["R4", "R2", "R3", "R4"]
@@ -153,7 +159,7 @@ async def test_several_tenants_without_names_resume_from_a_joined_cursor(hub: Fa
     """With a token of all tenants, quiet tenants' positions survive the climb and the process."""
     hub.tenants = ["default", "second"]
     store = MemoryCursors()
-    client = client_of(hub, clock, cursors=store)
+    client = polling_client(hub, clock, cursors=store)
     seen = Seen()
     client.on("reservation.*")(seen)
     async with running_anyhow(client):
@@ -166,7 +172,7 @@ async def test_several_tenants_without_names_resume_from_a_joined_cursor(hub: Fa
 
     await hub.append(reservation(2, tenant="second"))
     hub.tenants, hub.refuse_upgrade = ["*"], None
-    client = client_of(hub, clock, cursors=store)
+    client = polling_client(hub, clock, cursors=store)
     client.on("reservation.*")(seen)
     async with running(client):
         await until(lambda: len(seen) == 2)
@@ -178,7 +184,7 @@ async def test_named_tenants_are_polled_one_by_one(hub: FakeHub, clock: HandCloc
     """Explicit tenants have a poll each, and each its kept cursor."""
     hub.tenants = ["default", "second"]
     store = FileCursors(f"{tmp_path}/cursors.json")
-    client = client_of(hub, clock, tenants=["default", "second"], cursors=store)
+    client = polling_client(hub, clock, tenants=["default", "second"], cursors=store)
     seen = Seen()
     client.on("reservation.*")(seen)
     async with running_anyhow(client):
@@ -198,7 +204,7 @@ async def test_a_gap_in_a_page_is_told(hub: FakeHub, clock: HandClock) -> None:
         gaps.append(gap)
 
     hub.gap = {"tenant_id": TENANT, "reason": "expired", "resume_from": cursor(0)}
-    client = client_of(hub, clock, on_gap=on_gap, after="earliest")
+    client = polling_client(hub, clock, on_gap=on_gap, after="earliest")
     client.on("reservation.*")(Seen())
     async with running_anyhow(client):
         await fall_back(clock)
@@ -209,30 +215,24 @@ async def test_a_gap_in_a_page_is_told(hub: FakeHub, clock: HandClock) -> None:
 async def test_without_http_either_the_client_is_offline_and_keeps_trying(hub: FakeHub, clock: HandClock) -> None:
     """When polling fails too, attempts go on with growing pauses, and succeed when the hub is back."""
     hub.http_down = True
-    client = client_of(hub, clock)
+    client = polling_client(hub, clock)
     seen = Seen()
     client.on("reservation.*")(seen)
     async with running_anyhow(client):
         await fall_back(clock)
         await clock.pass_sleep(2.0)
-        await clock.pass_sleep(4.0)
-        assert client.mode == "offline"
-        assert hub.upgrades == 4 or await _four(hub)
+        await until(lambda: clock.asleep(4.0))
+        assert (client.mode, hub.upgrades) == ("offline", 4)
         hub.refuse_upgrade = None
-        await clock.pass_sleep(8.0)
+        await clock.pass_sleep(4.0)
         await until(lambda: client.mode == "websocket")
         await hub.append(reservation(1))
         await until(lambda: seen == ["R1"])
 
 
-async def _four(hub: FakeHub) -> bool:
-    await until(lambda: hub.upgrades >= 4)
-    return True
-
-
 async def test_a_poll_that_hangs_is_given_up(hub: FakeHub, clock: HandClock) -> None:
     """A page that is 10 s later than asked for counts as lost touch."""
-    client = client_of(hub, clock)
+    client = polling_client(hub, clock)
     client.on("*")(Seen())
     async with running_anyhow(client):
         await fall_back(clock)
@@ -246,7 +246,7 @@ async def test_a_poll_that_hangs_is_given_up(hub: FakeHub, clock: HandClock) -> 
 async def test_a_token_refused_over_http_ends_run(hub: FakeHub, clock: HandClock) -> None:
     """401 with the hub's problem is final for a fixed token."""
     hub.bad_tokens = {"good"}
-    client = client_of(hub, clock)
+    client = polling_client(hub, clock)
     client.on("*")(Seen())
     async with running_anyhow(client) as task:
         await fall_back(clock)

@@ -157,7 +157,9 @@ async def test_an_answer_that_never_comes_is_an_unknown_outcome(hub: FakeHub, cl
 async def test_a_hanging_attempt_gives_way_to_the_next(hub: FakeHub, clock: HandClock) -> None:
     """One attempt waits 10 s at most, so that a dead connection does not use up the whole time."""
     hub.http_down = True
-    async with HubClient(hub.url.replace("127.0.0.1", "localhost"), token="good", clock=clock, random=lambda: 1.0) as client:
+    async with HubClient(
+        hub.url.replace("127.0.0.1", "localhost"), token="good", clock=clock, random=lambda: 1.0
+    ) as client:
         hold = asyncio.Event()
 
         async def hang(*_: Any) -> None:
@@ -176,7 +178,7 @@ async def test_a_hanging_attempt_gives_way_to_the_next(hub: FakeHub, clock: Hand
 
 
 async def test_a_token_refused_after_a_lost_answer_leaves_the_outcome_open(hub: FakeHub, clock: HandClock) -> None:
-    """"Token expired" on a retry says nothing about the attempt before it."""
+    """ "Token expired" on a retry says nothing about the attempt before it."""
     hub.swallow_publishes = 1
     async with client_of(hub, clock) as client:
         publishing = asyncio.create_task(outcome(client.publish(EVENT)))

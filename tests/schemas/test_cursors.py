@@ -77,7 +77,7 @@ def test_what_is_no_cursor_is_refused(text: object) -> None:
 def test_a_joined_cursor_comes_apart(positions: dict[str, tuple[int, int, StreamId]]) -> None:
     """A cursor over several tenants gives each its own, whatever the order; one tenant's is its plain cursor."""
     assume(len({tenant_mark(tenant) for tenant in positions}) == len(positions))
-    cursors = {tenant: Cursor.of(epoch, tenant, *rest) for tenant, (epoch, *rest) in positions.items()}
+    cursors = {tenant: Cursor.of(epoch, tenant, sequence, id) for tenant, (epoch, sequence, id) in positions.items()}
     text = join([cursor.encode() for cursor in cursors.values()])
     assert split(text, [*reversed(positions), "nobody.at.all"]) == cursors
     assert re.fullmatch(r"[0-9a-z.]+", text)

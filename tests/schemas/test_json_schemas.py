@@ -106,6 +106,13 @@ def test_an_old_version_must_be_named(golden: Golden) -> None:
     assert not hub_accepts(event)
 
 
+def test_the_newest_version_may_be_left_open(golden: Golden) -> None:
+    """Null is the same as nothing, here as in every optional field."""
+    event = golden("order.v2") | {"schema_version": None, "device_id": None, "priority": None}
+    VALIDATORS["order.v2"].validate(event)
+    assert hub_accepts(event)
+
+
 @pytest.mark.parametrize(
     ("name", "path", "value"),
     [

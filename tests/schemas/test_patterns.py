@@ -53,6 +53,8 @@ def test_one_of_several_covers(wide: list[str], narrow: str) -> None:
         ("room.price_updated", "room", "price_updated", True),
         ("room.price_updated", "room", "status_changed", False),
         ("room.*", "rooms", "price_updated", False),
+        ("rooms.*", "room", "price_updated", False),
+        ("room.price_updated_twice", "room", "price_updated", False),
         ("room", "room", "price_updated", False),
         ("room.", "room", "price_updated", False),
         ("*.*", "room", "price_updated", False),

@@ -75,9 +75,10 @@ async def _publish_batch(hub: Services, claims: Claims, parsed: strict_json.Pars
         raise invalid_event(errors)
     if not isinstance(events, list) or rest:
         raise wrong("events", 'a batch is {"events": [...]}')
-    if not 0 < len(events) <= MAX_BATCH_EVENTS:
-        code = "too_large" if events else "invalid_request"
-        raise Problem(code, f"a batch has 1 to {MAX_BATCH_EVENTS} events, this one has {len(events)}")
+    if not events:
+        raise wrong("events", "a batch has at least one event")
+    if len(events) > MAX_BATCH_EVENTS:
+        raise Problem("too_large", f"a batch has at most {MAX_BATCH_EVENTS} events, this one has {len(events)}")
     results: list[Any] = []
     for event in events:
         try:
