@@ -121,17 +121,16 @@ def _chosen(ids: list[str] | None, all_: bool) -> list[str] | None:
 
 
 async def _move(remote: Remote, how: str, of: str, ids: list[str] | None) -> int:
-    count = 0
+    count, moved = 0, AT_ONCE
     if ids is not None:
         for start in range(0, len(ids), AT_ONCE):
             answer = await remote.post(f"dead-letters/{how}", {"group": of, "ids": ids[start : start + AT_ONCE]})
             count += sum(answer.values())
         return count
-    while True:
+    while moved >= AT_ONCE:
         moved = sum((await remote.post(f"dead-letters/{how}", {"group": of})).values())
         count += moved
-        if moved < AT_ONCE:
-            return count
+    return count
 
 
 def _moved(word: str, count: int, of: str, json: bool) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from hub.cli.access import DataDir, Json
-from hub.cli.checks import Check, examine
 from hub.cli.output import clean, json_document, line, on_terminal
+
+if TYPE_CHECKING:
+    from hub.cli.checks import Check
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -22,6 +25,8 @@ app = typer.Typer()
 def doctor(data_dir: DataDir = None, json: Json = False) -> None:
     """Check settings, data directory, key, server program, port, Redis, groups, clocks and disk. Exit code 1 when
     something fails."""
+    from hub.cli.checks import examine  # brings the log along, which no other client command needs
+
     checks = asyncio.run(examine(data_dir))
     if json:
         json_document({"ok": not _failed(checks), "checks": [check.to_dict() for check in checks]})

@@ -49,7 +49,7 @@ def simulate(
     url: Url = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Publish a hotel's day, or real bookings, each event as the system it belongs to. Running it again adds nothing."""
+    """Publish a hotel's day, or real bookings, each event as the system it is of. Running it again adds nothing."""
     reached = access(url, None, data_dir)
     if bookings_file is None:
         if from_ is not None or to is not None:

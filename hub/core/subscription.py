@@ -25,6 +25,8 @@ class Subscription:
     name: str | None = None
     batch_ms: int = 0
     live: bool = False
+    left_group: bool = False
+    """It was live before: all it has to be sent lies after `at`."""
     sequences: dict[str, int] = field(default_factory=dict)
     """The tenants' last sequences at `at`, where they are known."""
     acked: dict[str, int] = field(default_factory=dict)

@@ -37,6 +37,7 @@ class Entry:
         "cursor",
         "entity",
         "event_id",
+        "frames",
         "id",
         "raw",
         "sequence",
@@ -58,10 +59,13 @@ class Entry:
         self.timestamp_ms = int(fields[_TIMESTAMP])
         self._event: dict[str, Any] | None = None
         self._rendered: dict[str, bytes] = {}
+        self.frames: dict[Any, bytes] = {}
+        """The entry as its readers were sent it, for the next of them."""
 
     def renew(self, epoch: int) -> None:
         """Set the cursor anew: the epoch was not known when the entry was read."""
         self.cursor = Cursor.of(epoch, self.tenant_id, self.sequence, self.id).encode()
+        self.frames.clear()
 
     @property
     def event(self) -> dict[str, Any]:

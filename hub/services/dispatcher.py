@@ -22,7 +22,7 @@ from redis.exceptions import ResponseError
 
 from hub.core import wire
 from hub.core.fanout import FanOut, Group
-from hub.core.routing import Codec, View
+from hub.core.routing import Audience, Codec, View, may_see
 from hub.log.entry import Entry, parse
 from hub.log.setup import load_epochs, new_epoch
 from hub.log.stream_log import Head, StreamLog
@@ -30,9 +30,11 @@ from hub.log.topology import READ_BLOCK_MS, RedisError
 from hub.telemetry import Metrics
 from schemas.cursor import ZERO, StreamId
 
-READ_COUNT: Final = 1000
-RING_ENTRIES: Final = 4096
-RING_BYTES: Final = 8 * 1024 * 1024
+READ_COUNT: Final = 250
+"""Entries of one stream in one read: bounds what one flush writes to a connection."""
+RING_ENTRIES: Final = 2048
+RING_BYTES: Final = 2 * 1024 * 1024
+SHARED_PAGES: Final = 256
 PACE: Final = 0.7
 """After a flush, the next read waits this share of the flush's own time: under load the ticks grow, and with them the
 number of events that one write carries."""
@@ -49,8 +51,12 @@ log = structlog.get_logger("hub.dispatcher")
 
 def encode(entry: Entry, view: View, codec: Codec) -> bytes:
     """The `event` frame of an entry."""
-    payload = wire.event_message(entry.cursor, entry.sequence, entry.json(view))
-    return wire.deflated_frame(payload) if codec == "deflate" else wire.text_frame(payload)
+    frame = entry.frames.get((view, codec))
+    if frame is None:
+        payload = wire.event_message(entry.cursor, entry.sequence, entry.json(view))
+        frame = wire.deflated_frame(payload) if codec == "deflate" else wire.text_frame(payload)
+        entry.frames[(view, codec)] = frame
+    return frame
 
 
 class Ring:
@@ -101,6 +107,7 @@ class Dispatcher:
         self._heads: dict[str, Head] = {}
         self._epochs = list(stream_log.epochs)
         """The epochs of what was read, which another part of the process may have found to be over."""
+        self._pages: dict[tuple[Audience, int, StreamId], tuple[bytes, int, StreamId]] = {}
         self._waiters: dict[str | None, set[asyncio.Future[None]]] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -296,6 +303,28 @@ class Dispatcher:
     def recent(self, partition: int, after: StreamId, count: int) -> list[Entry] | None:
         """Entries after `after` up to the dispatcher's position, from memory; None when they are no longer there."""
         return self._rings[partition].after(after, count)
+
+    def page(self, audience: Audience, partition: int, after: StreamId, entries: list[Entry]) -> tuple[bytes, int]:
+        """The frames of `entries`, which lie after `after`, for an audience, and how many there are.
+
+        Remembered: when many connections fall behind at once, they fall behind at the same place, and what one of
+        them catches up with serves the others too.
+        """
+        key = (audience, partition, after)
+        found = self._pages.get(key)
+        if found is None or found[2] != entries[-1].id:
+            frames = [
+                encode(entry, audience.view, audience.codec)
+                for entry in entries
+                if may_see(audience.system, entry.targets)
+                and any(
+                    one.wants(entry.tenant_id, entry.type, entry.action, entry.entity) for one in audience.interests
+                )
+            ]
+            if len(self._pages) >= SHARED_PAGES:
+                self._pages.clear()
+            found = self._pages[key] = (b"".join(frames), len(frames), entries[-1].id)
+        return found[0], found[1]
 
     async def read(self, partition: int, after: StreamId, count: int) -> list[Entry]:
         """Entries after `after`, none of them past the dispatcher's position."""

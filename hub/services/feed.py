@@ -270,9 +270,8 @@ class Feed:
         self._audience = None
         for one in self._subscriptions.values():
             if one.live:
-                one.live = False
-                one.at = list(position)
-                one.sequences = {}
+                one.live, one.left_group = False, True
+                one.at, one.sequences = list(position), {}
         if not self._sink.writable:
             self._set_lagging(True)
         self._kick()
@@ -293,7 +292,8 @@ class Feed:
         position = self._dispatcher.position
         for one in self._subscriptions.values():
             if one.live:
-                one.live, one.at, one.sequences = False, list(position), {}
+                one.live, one.left_group = False, True
+                one.at, one.sequences = list(position), {}
 
     def gap(self, tenant_id: str, reason: str, head: Head, cursor: str) -> None:
         """The dispatcher found a hole in a tenant's history; `cursor` is the place after it."""
@@ -347,6 +347,9 @@ class Feed:
                             self._pass(partition, after, upto)
                     elif not entries:
                         self._pass(partition, after, self._dispatcher.position[partition])
+                    elif self._fell_behind_together(partition, after):
+                        self._serve_shared(partition, after, entries)
+                        entries = []
                     self._serve(partition, entries)
                     # Another connection's turn, also when everything came from memory.
                     await asyncio.sleep(0)
@@ -387,6 +390,20 @@ class Feed:
         for one in self._behind():
             if after <= one.at[partition] < upto:
                 one.at[partition] = upto
+
+    def _fell_behind_together(self, partition: int, after: StreamId) -> bool:
+        """Whether all subscriptions left the group here, so that others may have too."""
+        return self._unacked is None and all(
+            not one.live and one.left_group and one.at[partition] == after for one in self._subscriptions.values()
+        )
+
+    def _serve_shared(self, partition: int, after: StreamId, entries: list[Entry]) -> None:
+        buffer, count = self._dispatcher.page(self._group(), partition, after, entries)
+        for one in self._subscriptions.values():
+            one.at[partition] = entries[-1].id
+        if count:
+            self._sink.write(buffer)
+            self._metrics.deliveries.labels("websocket", self.claims.system, "caught_up").inc(count)
 
     def _serve(self, partition: int, entries: Sequence[Entry]) -> None:
         everyone = list(self._subscriptions.values())
@@ -438,19 +455,22 @@ class Feed:
             one.live = True
         if not self._subscriptions:
             return
-        audience = Audience(
-            frozenset(one.interest for one in self._subscriptions.values()),
-            self.claims.system,
-            self.claims.view,
-            self._codec,
-            min(one.batch_ms for one in self._subscriptions.values()),
-        )
+        audience = self._group()
         if audience != self._audience:
             if self._audience is not None:
                 self._dispatcher.fanout.leave(self, self._audience)
             self._audience = audience
             self._dispatcher.fanout.join(self, audience)
         self._set_lagging(False)
+
+    def _group(self) -> Audience:
+        return Audience(
+            frozenset(one.interest for one in self._subscriptions.values()),
+            self.claims.system,
+            self.claims.view,
+            self._codec,
+            min(one.batch_ms for one in self._subscriptions.values()),
+        )
 
     # -- acknowledgements -----------------------------------------------------------------------------------------
 
