@@ -48,7 +48,7 @@ class HubClient:
         tenants: default: all of the token's.
         entities: only these, as `type:id`.
         after: where a subscription without a position begins: `latest` (default), `earliest`, a cursor, or a map of
-            tenants to cursors.
+            tenants to cursors. Cursors, unlike words, also go before the position of a durable `name`.
         batch_ms: let the hub gather events this long (0-1000).
         cursors: where the client keeps its own position; `FileCursors` survives the process. Needed for a position
             that survives without a `name`, and by a named client that may have to poll.

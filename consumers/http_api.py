@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from consumers.credential import Credential
 from consumers.errors import AccessRefused, Disconnected, HubRefused
@@ -34,7 +34,15 @@ class Page(BaseModel):
 
     events: list[PagedEvent]
     next: str
-    gap: dict[str, Any] | None = None
+    gap: dict[str, str] | None = None
+    gaps: list[dict[str, str]] = []
+
+    @model_validator(mode="after")
+    def _one_of_several(self) -> Self:
+        """`gap` is the first of `gaps`, where a hub tells them all."""
+        if self.gap is not None and not self.gaps:
+            self.gaps = [self.gap]
+        return self
 
 
 class HubHttp:

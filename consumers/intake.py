@@ -14,8 +14,9 @@ from consumers.connection import Connection
 from consumers.cursors import CursorStore
 from consumers.delivery import Delivery, Workers
 from consumers.errors import Disconnected
-from consumers.http_api import Page
+from consumers.http_api import Page, PagedEvent
 from consumers.progress import Progress, Ticket
+from schemas.cursor import Cursor
 from schemas.frames import EventFrame, Gap, Subscribed
 
 log = structlog.get_logger(__name__)
@@ -71,20 +72,34 @@ class Intake:
 
     async def page(self, page: Page, *, tenant: str | None, guessed: bool) -> None:
         """Take in a page of a listing, of one tenant or (None) of all. `guessed`: it was not asked by a cursor."""
-        if page.gap is not None:
-            await self.gap(Gap.model_validate({"op": "gap", "id": SUBSCRIPTION, **page.gap}))
+        gaps = [Gap.model_validate({"op": "gap", "id": SUBSCRIPTION, **gap}) for gap in page.gaps]
         for item in page.events:
+            # A hole in the middle of a page lies between two events.
+            for gap in [one for one in gaps if _before(one, item)]:
+                gaps.remove(gap)
+                await self.gap(gap)
             await self._take_in(item.cursor, item.event, False, None)
+        for gap in gaps:
+            await self.gap(gap)
         self.progress.move_to(page.next, tenant=tenant, guessed=guessed)
         self._changed.set()
 
     def subscribed(self, frame: Subscribed, connection: Connection) -> None:
-        """The subscription stands on this connection: from here on acknowledgements go there."""
+        """The subscription stands on this connection: from here on acknowledgements go there.
+
+        Raises:
+            Disconnected: it stands too late; a new one, from the position known by now, stands right.
+        """
+        meetings = set()
         for tenant, position in frame.position.items():
-            if not self._named:
-                self.progress.move(tenant, position)
-            elif self.progress.join_named(tenant, position):
-                log.warning("position_taken_from_hub", tenant=tenant)
+            if self._named:
+                meetings.add(self.progress.join_named(tenant, position))
+            else:
+                self.progress.begin(tenant, position)
+        if "rewound" in meetings:
+            log.warning("position_taken_from_hub", reason="events before the client polled were not handled yet")
+        if "ahead" in meetings:
+            raise Disconnected("the hub did not know the position reached by polling")
         self._told = dict(frame.position)
         self._connection = connection
         self._changed.set()
@@ -144,6 +159,9 @@ class Intake:
         # A replay is asked for by an operator and comes beside the subscription: it moves nothing.
         ticket = None if replay else self.progress.admit(tenant, cursor)
         if ticket is None and not replay:
+            # The hub counts what it sends as unacknowledged, also when it was finished before.
+            if self._told.pop(tenant, None) is not None:
+                self._changed.set()
             return
         delivery = Delivery(orjson.dumps(event), event_id, tenant, entity, cursor, ticket)
         if self._workers.offer(delivery):
@@ -168,3 +186,7 @@ def _paused(connection: Connection | None) -> Iterator[None]:
         yield
     finally:
         connection.resume()
+
+
+def _before(gap: Gap, item: PagedEvent) -> bool:
+    return gap.tenant_id == item.event.get("tenant_id") and Cursor.decode(gap.resume_from).sequence < item.sequence

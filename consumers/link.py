@@ -165,7 +165,7 @@ class Link:
                 await asyncio.gather(renewal, return_exceptions=True)
 
     def _resume_from(self, tenants: list[str]) -> str | Mapping[str, str] | None:
-        reached = self._intake.progress.after(self._wanted.tenants or tenants)
+        reached = self._intake.progress.after(self._wanted.tenants or tenants, named=self._wanted.name is not None)
         begin = self._wanted.after
         if isinstance(reached, dict) and isinstance(begin, Mapping):
             return {**begin, **reached}
@@ -240,7 +240,7 @@ class Link:
             query["entity"] = self._wanted.entities[0]
         progress = self._intake.progress
         after = progress.joined() if tenant is None else progress.position(tenant)
-        guessed = after is None
+        guessed = after is None and self._beginning(tenant) == "latest"
         after = after or self._beginning(tenant)
         wait = 0  # The first answer shows that HTTP works, and where "latest" is: it must not wait for an event.
         while True:

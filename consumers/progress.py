@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, Literal
 
 from schemas.cursor import Cursor, join, tenant_mark
 
 REST: Final = "*"
 """The key of cursors whose tenants are not known by name (`CursorStore`)."""
+
+
+Meeting = Literal["met", "rewound", "ahead"]
+"""How a kept position met the hub's own: as expected; ours was a guess, and the hub knew of earlier events, which come
+now; ours was a guess, and the hub begins after it, where events between the two would be missed."""
 
 
 class Ticket:
@@ -87,19 +92,23 @@ class Progress:
                 self._rest[cursor.tenant] = part
                 self.moved = True
 
-    def join_named(self, tenant: str, position: str) -> bool:
-        """Meet the position the hub keeps for a durable name.
+    def begin(self, tenant: str, position: str) -> None:
+        """Start at `position`, unless the tenant has a position of its own."""
+        if self._position(tenant) is None:
+            self.move(tenant, position)
 
-        True when it lies before a guessed start: then the tenant restarts there, and events handled since come again.
-        """
+    def join_named(self, tenant: str, position: str) -> Meeting:
+        """Meet the position the hub keeps for a durable name; matters where ours goes back to a guess."""
         theirs = Cursor.decode(position, tenant)
         floor = self._floors.pop(theirs.tenant, None)
         ours = self._position(tenant)
-        if ours is None or floor is None or ours.epoch != theirs.epoch or theirs.sequence >= floor:
-            self.move(tenant, position)
-            return False
-        self.finish(self.restart(tenant, position))
-        return True
+        if ours is None or floor is None:
+            self.begin(tenant, position)
+            return "met"
+        if ours.epoch != theirs.epoch or theirs.sequence < floor:
+            self.finish(self.restart(tenant, position))
+            return "rewound"
+        return "met" if theirs.sequence <= ours.sequence else "ahead"
 
     def withdraw(self, ticket: Ticket) -> None:
         """The event, the last one taken in of its tenant, could not be passed on: it is to come again."""
@@ -118,16 +127,25 @@ class Progress:
         """Where to resume all tenants, as one cursor."""
         return join([*(seen.encode() for seen in self._seen.values()), *self._rest.values()]) or None
 
-    def after(self, tenants: Iterable[str]) -> dict[str, str] | str | None:
+    def after(self, tenants: Iterable[str], *, named: bool) -> dict[str, str] | str | None:
         """Where to resume: by tenant, or joined when some tenants have no known name; None when nothing is known.
+
+        Behind the last event taken in; but for a durable name behind the last one finished, as the hub holds for
+        done what it need not send, and not where the position is a guess.
 
         `tenants`: names to try on the positions that have none yet.
         """
         for tenant in tenants:
             self._position(tenant)
-        if self._rest:
-            return self.joined()
-        return {tenant: seen.encode() for tenant, seen in self._seen.items()} or None
+        rest = self._rest
+        if named:
+            known = {name: text for name, text in self.finished.items() if tenant_mark(name) not in self._floors}
+            rest = {mark: text for mark, text in rest.items() if mark not in self._floors}
+        else:
+            known = {name: seen.encode() for name, seen in self._seen.items()}
+        if rest:
+            return join([*known.values(), *rest.values()])
+        return known or None
 
     def ahead_of(self, told: Mapping[str, str]) -> dict[str, str]:
         """The finished cursors that `told` does not have or is behind: what the hub has yet to hear."""

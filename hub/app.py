@@ -148,6 +148,7 @@ class Hub:
             self.metrics,
             currency=self.tenants.currency,
         )
+        self._stack.push_async_callback(self.publisher.aclose)
         dead_letters = DeadLetters(self.log, settings.groups)
         self.janitor = Janitor(
             self.log,

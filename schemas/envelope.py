@@ -85,7 +85,7 @@ class Draft(Model):
     tenant_id: TenantId | None = None
     priority: Priority | None = None
     sync_mode: SyncMode | None = None
-    targets: list[SystemName] | None = None
+    targets: Annotated[list[SystemName], Field(min_length=1)] | None = None
     delivery_guarantee: Guarantee | None = None
     occurred_at: InstantText | None = None
     recorded_at: Any = None

@@ -20,4 +20,5 @@ class UsageError(CommandError):
 
 def sentences(*parts: str) -> str:
     """The parts as sentences on one line, each with one full stop."""
-    return " ".join(f"{part.rstrip('. ')}." for part in parts if part.strip())
+    said = [part.strip() for part in parts if part.strip()]
+    return " ".join(part if part[-1] in ".?!" else f"{part}." for part in said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
@@ -59,20 +58,29 @@ def a_day(day: date, seed: int, tenant: str) -> list[SimulatedEvent]:
     return hotel_day(day, seed=seed, zone=ZONE, tenant=tenant)
 
 
-def bookings(path: Path) -> BookingPlan:
+class Stopped(Exception):
+    """The plan is not wanted any more."""
+
+
+def bookings(path: Path, stopping: Callable[[], bool] = lambda: False) -> BookingPlan:
     """The real bookings in a file; takes some seconds.
 
     Raises:
         BookingFileError: it is no such file.
+        Stopped: `stopping` became true meanwhile.
     """
-    return plan_bookings(read_rows(path), portuguese_hotels())
+
+    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        for row in read_rows(path):
+            if stopping():
+                raise Stopped
+            yield row
+
+    return plan_bookings(rows(), portuguese_hotels())
 
 
 def find_bookings() -> Path | None:
-    """The file that HOTEL_BOOKINGS names, or the one beside the project, if there is one."""
-    named = os.environ.get("HOTEL_BOOKINGS")
-    if named:
-        return Path(named)
+    """The file of bookings beside the project, if there is one."""
     return _SHARED if _SHARED.exists() else None
 
 

@@ -24,7 +24,7 @@ from schemas.types import HUB
 _MAX_MESSAGE: Final = 1024 * 1024
 _ANSWER_S: Final = 60.0
 _FIRST_PAUSE_S: Final = 0.1
-_LONGEST_PAUSE_S: Final = 5.0
+_LONGEST_PAUSE_S: Final = 2.0
 _MAIN, _NEWCOMERS = 1, 2
 
 _FIXES: Final[Mapping[str, str]] = {
@@ -154,6 +154,8 @@ class Remote:
                         f"{self.access.url} takes no WebSocket (HTTP status {error.response.status_code})",
                         "Give the hub's address with --url",
                     ) from error
+                if isinstance(error, ConnectionClosed):
+                    feed.judge(error)
                 if not begun:
                     raise Unreachable(self.access.url, _said(error)) from error
                 reason = _said(error)
@@ -215,27 +217,23 @@ class _Feed:
             beginning = self._asked | {"tenants": self._newcomers, "after": "earliest"}
             await self._subscribe(connection, _NEWCOMERS, beginning)
         await self._subscribe(connection, _MAIN, self._asked | {"after": self._position or self._after})
-        try:
-            async for message in connection:
-                frame = orjson.loads(message)
-                match frame["op"]:
-                    case "event":
-                        if self._is_new(frame):
-                            yield frame
-                    case "gap":
-                        self._hold(frame["tenant_id"], frame["resume_from"])
+        async for message in connection:
+            frame = orjson.loads(message)
+            match frame["op"]:
+                case "event":
+                    if self._is_new(frame):
                         yield frame
-                    case "subscribed":
-                        self._subscribed(frame)
-                        if frame["id"] == _MAIN:
-                            yield frame
-                    case "notice" if frame["code"] == "token_expiring" and self._access.signs:
-                        await self._send(connection, op="refresh", token=self._access.token(self._system))
-                    case "error":
-                        _refuse(frame)
-        except ConnectionClosed as closed:
-            self._judge(closed)
-            raise
+                case "gap":
+                    self._hold(frame["tenant_id"], frame["resume_from"])
+                    yield frame
+                case "subscribed":
+                    self._subscribed(frame)
+                    if frame["id"] == _MAIN:
+                        yield frame
+                case "notice" if frame["code"] == "token_expiring" and self._access.signs:
+                    await self._send(connection, op="refresh", token=self._access.token(self._system))
+                case "error":
+                    _refuse(frame)
 
     async def _subscribe(self, connection: ClientConnection, id: int, fields: Mapping[str, Any]) -> None:
         await self._send(connection, op="subscribe", id=id, **fields)
@@ -278,8 +276,12 @@ class _Feed:
         if self._position is not None:
             self._position[tenant] = cursor
 
-    def _judge(self, closed: ConnectionClosed) -> None:
-        """Give up when the hub said that coming back is of no use."""
+    def judge(self, closed: ConnectionClosed) -> None:
+        """Give up when the hub said that coming back is of no use.
+
+        Raises:
+            Refused: it did.
+        """
         received = closed.rcvd
         if received is None:
             return

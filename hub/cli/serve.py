@@ -19,6 +19,7 @@ import structlog
 import typer
 
 from hub import settings as hub_settings
+from hub.errors import StartError
 from hub.settings import Settings
 
 # The server's own modules are imported where it starts: every other command does without them, and without the second
@@ -52,7 +53,18 @@ def serve_command(
         log_level=log_level,
         log_format=log_format,
     )
-    raise typer.Exit(serve(settings))
+    from hub.log.topology import RedisError
+
+    try:
+        code = serve(settings)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise StartError(
+            f"{error.filename or settings.data_dir}: {error.strerror}",
+            "Set HUB_DATA_DIR to a directory that this user can write",
+        ) from error
+    except RedisError as error:
+        raise StartError(f"the Redis server refused: {error}", "`hub doctor` looks at it") from error
+    raise typer.Exit(code)
 
 
 def run_loop(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:

@@ -18,7 +18,14 @@ from importlib.resources import files
 from typing import Any, Final, Literal, NamedTuple
 
 import structlog
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
 
 from hub.errors import HubError
 from hub.log.entry import Entry, parse
@@ -87,11 +94,18 @@ class Start(NamedTuple):
     gap: Literal["expired", "epoch", "future"] | None = None
 
 
+class _Waiting(NamedTuple):
+    append: Append
+    nonce: str
+    future: asyncio.Future[Outcome]
+    since: float
+
+
 @dataclass(slots=True)
 class _Lane:
     """One partition's waiting appends. One call is in flight at a time, so order is the order of submission."""
 
-    waiting: deque[tuple[Append, str, asyncio.Future[Outcome]]] = field(default_factory=deque)
+    waiting: deque[_Waiting] = field(default_factory=deque)
     task: asyncio.Task[None] | None = None
 
 
@@ -155,7 +169,7 @@ class StreamLog:
         partition = self.partition(append.tenant_id)
         lane = self._lanes[partition]
         self._waiting += 1
-        lane.waiting.append((append, secrets.token_hex(4), future))
+        lane.waiting.append(_Waiting(append, secrets.token_hex(4), future, self._clock()))
         if lane.task is None:
             lane.task = asyncio.create_task(self._drain(partition, lane), name=f"append-p{partition:02d}")
         return future
@@ -170,16 +184,29 @@ class StreamLog:
                     problem = error if isinstance(error, Problem) else Problem("internal", type(error).__name__)
                     if not isinstance(error, Problem):
                         log.exception("append_failed", partition=partition)
-                    for append, _, future in batch:
-                        if not future.done():
-                            extra = {"event_id": append.event_id}
-                            future.set_exception(Problem(problem.code, problem.detail, extra=extra))
+                    self._fail(batch, problem)
+                    self._fail_overdue(lane)
                 finally:
                     self._waiting -= len(batch)
         finally:
             lane.task = None
 
-    async def _append(self, partition: int, batch: Sequence[tuple[Append, str, asyncio.Future[Outcome]]]) -> None:
+    def _fail_overdue(self, lane: _Lane) -> None:
+        """Tell those whose time ran out behind a call that failed: they were never sent."""
+        latest, overdue = self._clock() - self._timeout_s, []
+        while lane.waiting and lane.waiting[0].since <= latest:
+            overdue.append(lane.waiting.popleft())
+        self._waiting -= len(overdue)
+        self._fail(overdue, Problem("log_unavailable"))
+
+    @staticmethod
+    def _fail(appends: Iterable[_Waiting], problem: Problem) -> None:
+        for one in appends:
+            if not one.future.done():
+                extra = {"event_id": one.append.event_id}
+                one.future.set_exception(Problem(problem.code, problem.detail, extra=extra))
+
+    async def _append(self, partition: int, batch: Sequence[_Waiting]) -> None:
         keys = self.keys
         names: list[str] = [
             keys.events(partition),
@@ -188,7 +215,7 @@ class StreamLog:
             keys.epoch(partition),
         ]
         args: list[Any] = []
-        for append, nonce, _ in batch:
+        for append, nonce, _, _ in batch:
             names.append(keys.event_id(partition, append.tenant_id, append.event_id))
             args += (
                 append.tenant_id,
@@ -201,9 +228,9 @@ class StreamLog:
                 append.head,
                 nonce,
             )
-        replies = await self._call(partition, names, args)
+        replies = await self._call(partition, names, args, batch[0].since + self._timeout_s)
         epoch = self.epochs[partition]
-        for (append, _, future), (outcome, sequence, revision, at) in zip(batch, replies, strict=True):
+        for (append, _, future, _), (outcome, sequence, revision, at) in zip(batch, replies, strict=True):
             if future.done():
                 continue
             if outcome == 2:
@@ -213,8 +240,8 @@ class StreamLog:
                 cursor = Cursor.of(epoch, append.tenant_id, sequence, id).encode()
                 future.set_result(Appended(cursor, sequence, revision, outcome == 1, id))
 
-    async def _call(self, partition: int, names: Sequence[str], args: Sequence[Any]) -> Any:
-        deadline = self._clock() + self._timeout_s
+    async def _call(self, partition: int, names: Sequence[str], args: Sequence[Any], deadline: float) -> Any:
+        deadline = max(deadline, self._clock() + 2 * RETRY_S)
         perhaps_stored = False
         while True:
             try:
@@ -233,11 +260,11 @@ class StreamLog:
                     reason = str(error)
             except NotSentError as error:
                 reason = str(error)
-            except ResponseError as error:
+            except (ResponseError, BusyLoadingError) as error:
                 reason = str(error)
                 if reason.startswith("EPOCH") or "EPOCH the log" in reason:
                     await self._lost()
-                elif not _passing(reason):
+                elif not _passing(error):
                     self.last_error = reason
                     raise self._failed(perhaps_stored, reason) from error
             except (RedisError, OSError) as error:
@@ -254,7 +281,10 @@ class StreamLog:
 
     async def _lost(self) -> None:
         if self.on_lost is not None:
-            await self.on_lost()
+            try:
+                await self.on_lost()
+            except (RedisError, OSError) as error:
+                log.warning("log_not_prepared", error=str(error) or type(error).__name__)
 
     @staticmethod
     def _failed(perhaps_stored: bool, reason: str) -> Problem:
@@ -360,8 +390,7 @@ def _head(value: bytes | None) -> Head:
     return Head(int(sequence), StreamId.parse(id))
 
 
-def _passing(reason: str) -> bool:
+def _passing(error: RedisError) -> bool:
     """Whether a server's refusal is one that waiting cures: starting up, failing over."""
-    return reason.startswith(
-        ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "Server is loading")
-    )
+    passing = (BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError)
+    return isinstance(error, passing) or str(error).startswith("BUSY")

@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from hub.errors import StartError
 
@@ -66,6 +66,22 @@ class Source:
             await self.client.connection_pool.disconnect(inuse_connections=True)
 
 
+class _Cluster(RedisCluster):
+    """A cluster whose being away is an outage like any other: redis-py's own error for it is no `RedisError`."""
+
+    async def initialize(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().initialize(*args, **kwargs)
+        except RedisClusterException as error:
+            raise RedisConnectionError(str(error)) from error
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().execute_command(*args, **kwargs)
+        except RedisClusterException as error:
+            raise RedisConnectionError(str(error)) from error
+
+
 def connect(url: str, *, max_connections: int = 32) -> Source:
     """Set up access to the deployment at `url`; nothing is dialled yet.
 
@@ -85,7 +101,7 @@ def connect(url: str, *, max_connections: int = 32) -> Source:
         "health_check_interval": 0,
     }
     once = Retry(NoBackoff(), 0)
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    shown = without_credentials(url)
     try:
         if parts.scheme in ("redis", "rediss", "unix"):
             if parts.scheme == "unix":
@@ -99,15 +115,24 @@ def connect(url: str, *, max_connections: int = 32) -> Source:
         if parts.scheme == "redis+cluster":
             plain = url.replace("redis+cluster", "redis", 1)
             options.pop("health_check_interval")
-            return Source(_raw_streams(RedisCluster.from_url(plain, retry=once, **options)), True, shown)
+            return Source(_raw_streams(_Cluster.from_url(plain, retry=once, **options)), True, shown)
     except ValueError as error:
+        # urllib quotes what it takes for the port, which is part of a password that holds a slash.
+        reason = "" if str(error).startswith("Port could not") else f": {error}"
         raise StartError(
-            f"HUB_REDIS_URL {shown} cannot be read: {error}", "Write it like redis://host:6379/0"
+            f"HUB_REDIS_URL {shown} cannot be read{reason}",
+            "Write it like redis://host:6379/0, with / @ : in a password as %2F %40 %3A",
         ) from error
     raise StartError(
         f"HUB_REDIS_URL has the unknown scheme {parts.scheme!r}",
         "Use redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://",
     )
+
+
+def without_credentials(url: str) -> str:
+    """The URL as it may be shown: without user, password and options."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 def _sentinel(url: str, options: dict[str, Any], retry: Retry, max_connections: int) -> Any:

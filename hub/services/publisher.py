@@ -12,11 +12,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
+import structlog
 import uuid_utils
 from pydantic import ValidationError
 
 from hub.core import authority
-from hub.log.stream_log import Append, Appended, Conflict, StreamLog
+from hub.log.stream_log import Append, Conflict, Outcome, StreamLog
+from hub.log.topology import RedisError
 from hub.security.tokens import Claims
 from hub.telemetry import Metrics
 from schemas import patterns, registry, strict_json
@@ -28,6 +30,8 @@ MAX_EVENT_BYTES: Final = 60 * 1024
 """An event and its frame fit one WebSocket message of 64 KiB."""
 
 Receipt = dict[str, Any]
+
+log = structlog.get_logger("hub.publisher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Publisher:
         self._currency = currency
         self._clock = clock
         self._targets: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._conflicts: set[asyncio.Task[None]] = set()
 
     def submit(self, parsed: strict_json.Parsed, event: Any, claims: Claims) -> asyncio.Future[Receipt]:
         """Check one event of a parsed body and hand it to the log; events submitted in order are stored in order.
@@ -82,7 +87,9 @@ class Publisher:
         except Problem as problem:
             self._metrics.published.labels(kind, problem.code).inc()
             raise
-        return asyncio.ensure_future(self._receipt(append, appending, started))
+        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        appending.add_done_callback(lambda done: self._settle(receipt, append, done, started))
+        return receipt
 
     def prepare(self, parsed: strict_json.Parsed, event: Any, claims: Claims) -> Append:
         """Everything that is decided before the log is asked.
@@ -190,30 +197,54 @@ class Publisher:
                 raise invalid_event([FieldError(f"targets.{index}", message)])
         return tuple(dict.fromkeys(draft.targets))
 
-    async def _receipt(self, append: Append, appending: asyncio.Future[Any], started: float) -> Receipt:
-        try:
-            outcome = await appending
-        except Problem as problem:
-            self._metrics.published.labels(append.type, problem.code).inc()
-            raise
+    def _settle(
+        self, receipt: asyncio.Future[Receipt], append: Append, done: asyncio.Future[Outcome], started: float
+    ) -> None:
+        if done.cancelled():
+            receipt.cancel()
+            return
+        failed = done.exception()
+        if failed is not None:
+            code = failed.code if isinstance(failed, Problem) else "internal"
+            self._metrics.published.labels(append.type, code).inc()
+            _fail(receipt, failed)
+            return
+        outcome = done.result()
         if isinstance(outcome, Conflict):
             self._metrics.published.labels(append.type, "conflict").inc()
-            raise await self._conflict(append, outcome)
-        assert isinstance(outcome, Appended)
+            task = asyncio.create_task(self._conflict(receipt, append, outcome))
+            self._conflicts.add(task)
+            task.add_done_callback(self._conflicts.discard)
+            return
         self._metrics.published.labels(append.type, "duplicate" if outcome.duplicate else "stored").inc()
         self._metrics.publish_seconds.observe(asyncio.get_running_loop().time() - started)
-        return {
-            "event_id": append.event_id,
-            "cursor": outcome.cursor,
-            "sequence": outcome.sequence,
-            "revision": outcome.revision,
-            "duplicate": outcome.duplicate,
-        }
+        if not receipt.done():
+            receipt.set_result(
+                {
+                    "event_id": append.event_id,
+                    "cursor": outcome.cursor,
+                    "sequence": outcome.sequence,
+                    "revision": outcome.revision,
+                    "duplicate": outcome.duplicate,
+                }
+            )
 
-    async def _conflict(self, append: Append, outcome: Conflict) -> Problem:
+    async def _conflict(self, receipt: asyncio.Future[Receipt], append: Append, outcome: Conflict) -> None:
+        """Refuse, with the latest state of the entity where the log still has it."""
         latest: dict[str, Any] = {"revision": outcome.revision, "data": None}
-        if outcome.id is not None and (entry := await self._log.at(append.tenant_id, outcome.id)) is not None:
-            latest["data"] = registry.current(entry.event)["data"]
-        expected = append.expected_revision
-        detail = f"{append.entity} is at revision {outcome.revision}, not {expected}"
-        return Problem("conflict", detail, extra={"event_id": append.event_id, "latest": latest})
+        try:
+            if outcome.id is not None and (entry := await self._log.at(append.tenant_id, outcome.id)) is not None:
+                latest["data"] = registry.current(entry.event)["data"]
+        except (RedisError, OSError) as error:
+            log.warning("latest_not_read", error=str(error) or type(error).__name__, event_id=append.event_id)
+        detail = f"{append.entity} is at revision {outcome.revision}, not {append.expected_revision}"
+        _fail(receipt, Problem("conflict", detail, extra={"event_id": append.event_id, "latest": latest}))
+
+    async def aclose(self) -> None:
+        """Await the refusals that are still being written."""
+        await asyncio.gather(*self._conflicts, return_exceptions=True)
+
+
+def _fail(receipt: asyncio.Future[Receipt], error: BaseException) -> None:
+    if not receipt.done():
+        receipt.set_exception(error)

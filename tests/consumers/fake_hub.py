@@ -66,6 +66,8 @@ class Session:
     token: str
     subscribe: dict[str, Any] | None = None
     sent: dict[str, int] = field(default_factory=dict)
+    acked: dict[str, int] = field(default_factory=dict)
+    outstanding: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     async def send(self, **frame: Any) -> None:
         with suppress(ConnectionClosed):
@@ -82,6 +84,7 @@ class FakeHub:
     window: int = 1000
     refuse_upgrade: int | None = None
     """Answer upgrades with this HTTP status."""
+    refusal: bytes = b"<html>no</html>"
     bad_tokens: set[str] = field(default_factory=set)
     deaf: bool = False
     """Take no connection's answer any further: accepts, then silence."""
@@ -187,10 +190,14 @@ class FakeHub:
             start = 0 if after == "earliest" else len(self.history[tenant])
             if tenant in known:
                 start = known[tenant].sequence
-            if frame.get("name") and tenant in self.positions:
-                start = self.positions[tenant]
+                if known[tenant].epoch != self.epoch:
+                    start = 0
+                    self.gap = {"tenant_id": tenant, "reason": "epoch", "resume_from": cursor(0, tenant, self.epoch)}
+                if frame.get("name"):
+                    self.positions[tenant] = start
             elif frame.get("name"):
-                self.positions[tenant] = start
+                start = self.positions.setdefault(tenant, start)
+            session.acked[tenant] = start
             session.sent[tenant] = start
         session.subscribe = frame
         gap, self.gap = self.gap, None
@@ -210,9 +217,11 @@ class FakeHub:
         if session.subscribe is None:
             return
         for tenant in session.sent:
-            limit = self.positions[tenant] + self.window if session.subscribe.get("name") else len(self.history[tenant])
-            while session.sent[tenant] < min(limit, len(self.history[tenant])):
+            waiting = session.outstanding[tenant]
+            while session.sent[tenant] < len(self.history[tenant]) and len(waiting) < self.window:
                 session.sent[tenant] += 1
+                if session.subscribe.get("name"):
+                    waiting.append(session.sent[tenant])
                 await self.send_event(session, session.sent[tenant], tenant)
 
     async def send_event(self, session: Session, sequence: int, tenant: str = TENANT, **more: Any) -> None:
@@ -226,7 +235,10 @@ class FakeHub:
     async def _on_ack(self, session: Session, frame: dict[str, Any]) -> None:
         self.acks.append(frame["cursors"])
         for tenant, text in frame["cursors"].items():
-            self.positions[tenant] = max(self.positions[tenant], Cursor.decode(text, tenant).sequence)
+            sequence = Cursor.decode(text, tenant).sequence
+            session.outstanding[tenant] = [one for one in session.outstanding[tenant] if one > sequence]
+            if sequence > session.acked[tenant]:
+                self.positions[tenant] = session.acked[tenant] = sequence
         await self._feed(session)
 
     async def _on_refresh(self, session: Session, frame: dict[str, Any]) -> None:
@@ -296,7 +308,7 @@ class FakeHub:
     async def _upgrade(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.upgrades += 1
         if self.refuse_upgrade is not None:
-            await _respond(writer, self.refuse_upgrade, b"<html>no</html>")
+            await _respond(writer, self.refuse_upgrade, self.refusal)
             return
         if self.deaf:
             await reader.read()

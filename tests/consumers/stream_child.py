@@ -1,4 +1,4 @@
-"""A consumer to be killed: handles events through its inbox, and hangs in the handler of the event with number `hang_at`."""
+"""A consumer to be killed: handles events through its inbox, and hangs in the handler of event number `hang_at`."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,7 @@ class StreamServer:
         self._binary = binary
         self._directory = directory
         self._socket = directory / "s"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: asyncio.subprocess.Process | None = None
         self.url = f"unix://{self._socket}"
         self.redis: Redis = Redis.from_url(self.url, protocol=2)
 
@@ -116,7 +115,9 @@ class StreamServer:
         """Start it and wait until it answers."""
         command = [self._binary, "--port", "0", "--unixsocket", str(self._socket), "--dir", str(self._directory)]
         command += ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+        )
         await until(self._answers)
 
     async def _answers(self) -> bool:
@@ -125,16 +126,16 @@ class StreamServer:
         except (RedisError, OSError):
             return False
 
-    def kill(self) -> None:
+    async def kill(self) -> None:
         """SIGKILL."""
         assert self._process is not None
         self._process.kill()
-        self._process.wait()
+        await self._process.wait()
 
     async def close(self) -> None:
         """End it."""
         await self.redis.aclose()
-        self.kill()
+        await self.kill()
 
     async def lay_out(self) -> None:
         """What the hub makes at its first start."""

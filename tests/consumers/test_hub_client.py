@@ -22,6 +22,7 @@ from consumers import (
     SubscriptionRefused,
     UnreadableEvent,
 )
+from consumers.connection import Connection
 from schemas.reservation import ReservationEvent
 
 
@@ -47,6 +48,19 @@ def client_of(hub: FakeHub, clock: HandClock, **options: Any) -> HubClient:
     """A client whose every backoff is at its ceiling."""
     options = {"token": "good", "random": lambda: 1.0} | options
     return HubClient(hub.url, clock=clock, **options)
+
+
+def connection_of(client: HubClient) -> Connection:
+    """The client's open WebSocket."""
+    assert client._link is not None
+    assert client._link.connection is not None
+    return client._link.connection
+
+
+def queue_of(client: HubClient) -> asyncio.Queue[Any]:
+    """What waits for the client's one worker."""
+    assert client._link is not None
+    return client._link._intake._workers._queues[0]
 
 
 @asynccontextmanager
@@ -258,9 +272,8 @@ async def test_a_new_epoch_is_not_taken_for_duplicates(hub: FakeHub, clock: Hand
     async with running(client):
         await hub.append(reservation(1), reservation(2))
         await until(lambda: hub.positions[TENANT] == 2)
-        hub.epoch, hub.positions = 8, {TENANT: 0}
+        hub.epoch, hub.positions = 8, {}
         hub.history.clear()
-        hub.gap = {"tenant_id": TENANT, "reason": "epoch", "resume_from": cursor(0, epoch=8)}
         hub.cut()
         await until(lambda: client.mode == "offline")
         await clock.pass_sleep(0.5)
@@ -283,10 +296,16 @@ async def test_replays_are_handled_but_do_not_move_the_position(hub: FakeHub, cl
         acks = len(hub.acks)
         await hub.send_event(hub.session, 1, replay=True)
         await until(lambda: len(seen) == 3)
-        await hub.append(reservation(3))
-        await until(lambda: hub.positions[TENANT] == 3)
-    assert seen == ["R1", "R2", "R1", "R3"]
-    assert len(hub.acks) == acks + 1
+        # One from further on, too: the events before it still count as new when their turn comes.
+        hub.history[TENANT] += [reservation(3), reservation(4)]
+        await hub.send_event(hub.session, 4, replay=True)
+        await until(lambda: len(seen) == 4)
+        assert len(hub.acks) == acks
+        await hub.append()
+        await until(lambda: hub.positions[TENANT] == 2 and hub.session.sent[TENANT] == 4)
+        await hub.append(reservation(5))
+        await until(lambda: hub.positions[TENANT] == 5)
+    assert seen == ["R1", "R2", "R1", "R4", "R3", "R4", "R5"]
 
 
 async def test_a_failing_handler_is_retried_with_backoff(hub: FakeHub, clock: HandClock) -> None:
@@ -540,22 +559,22 @@ async def running_anyhow(client: HubClient) -> AsyncIterator[asyncio.Task[None]]
 
 
 async def test_a_full_queue_stops_reading(hub: FakeHub, clock: HandClock) -> None:
-    """Behind a slow handler only so many events are taken in; all are handled in the end, and publishing still works."""
+    """Behind a slow handler only so many events are taken in; all are handled in the end; publishing still works."""
     client = client_of(hub, clock, queue_size=5)
-    seen, release = Seen(), asyncio.Event()
+    seen, started, release = Seen(), asyncio.Event(), asyncio.Event()
 
     @client.on("reservation.*")
     async def handle(event: ReservationEvent) -> None:
+        started.set()
         await release.wait()
         await seen(event)
 
     async with running(client):
-        connection = client._link.connection  # type: ignore[union-attr]
-        assert connection is not None
+        connection = connection_of(client)
         await hub.append(*(reservation(number) for number in range(1, 101)))
-        await until(lambda: not connection.reading)
-        waiting = client._link._intake._workers._queues[0]  # type: ignore[union-attr]
-        assert waiting.qsize() == 5
+        await started.wait()
+        await until(lambda: not connection.reading and queue_of(client).full())
+        assert queue_of(client).qsize() == 5
         receipt = await client.publish({"type": "room", "action": "status_changed", "data": {}})
         assert receipt.sequence == 101
         assert [road for road, _ in hub.publishes] == ["http"]
@@ -566,6 +585,113 @@ async def test_a_full_queue_stops_reading(hub: FakeHub, clock: HandClock) -> Non
         assert connection.reading
     assert seen == [f"R{number}" for number in range(1, 101)]
     assert hub.upgrades == 1
+
+
+async def test_a_handler_may_publish(hub: FakeHub, clock: HandClock) -> None:
+    """Publishing from a handler gets its receipt over the same connection, also while events keep coming."""
+    client = client_of(hub, clock, queue_size=1)
+    receipts: list[int] = []
+
+    @client.on("reservation.created")
+    async def handle(event: ReservationEvent) -> None:
+        note = {"type": "system", "action": "notice", "data": {}, "entity": "system:x"}
+        receipts.append((await client.publish(note)).sequence)
+
+    async with running(client):
+        publishing = asyncio.create_task(_keep_advancing(clock))
+        await hub.append(*(reservation(number) for number in range(1, 21)))
+        await until(lambda: len(receipts) == 20)
+        publishing.cancel()
+    assert len(set(receipts)) == 20
+
+
+async def _keep_advancing(clock: HandClock) -> None:
+    """A publish whose answer fell behind a full queue is sent again after a pause."""
+    while True:
+        await clock.pass_sleep(0.5)
+
+
+async def test_unknown_and_unreadable_frames(hub: FakeHub, clock: HandClock) -> None:
+    """An op of a later hub is passed over; a frame that cannot be read ends the connection, and the client returns."""
+    client = client_of(hub, clock)
+    seen = Seen()
+    client.on("reservation.*")(seen)
+    async with running(client):
+        await hub.session.send(op="of_a_later_release", anything=1)
+        await hub.session.send(op="error", code="unknown_op", message="?", retryable=False)
+        await hub.append(reservation(1))
+        await until(lambda: seen == ["R1"])
+        await hub.session.send(op="event", cursor=cursor(2), sequence=2, event={"type": "reservation"})
+        await clock.pass_sleep(0.5)
+        await until(lambda: client.mode == "websocket")
+        await hub.session.socket.send("this is no JSON")
+        await clock.pass_sleep(1.0)
+        await until(lambda: client.mode == "websocket")
+        await hub.append(reservation(2))
+        await until(lambda: seen == ["R1", "R2"])
+
+
+async def test_a_refusal_of_the_upgrade_by_the_hub_itself_is_final(hub: FakeHub, clock: HandClock) -> None:
+    """401 with the hub's problem document ends run; 403 with a proxy's page is a failed attempt like others."""
+    client = client_of(hub, clock)
+    client.on("*")(Seen())
+    hub.refuse_upgrade = 403
+    async with running_anyhow(client) as task:
+        await until(lambda: clock.asleep(0.5))
+        hub.refuse_upgrade, hub.refusal = 401, b'{"code": "unauthorized", "detail": "signature"}'
+        clock.advance(0.5)
+        await until(task.done)
+    error = task.exception()
+    assert isinstance(error, AccessRefused)
+    assert (error.code, error.reason) == (4501, "unauthorized: signature")
+
+
+async def test_a_token_source_that_fails_is_asked_again(hub: FakeHub, clock: HandClock) -> None:
+    """An authorisation service that is down for a moment does not end run."""
+    failures = 1
+
+    async def fetch() -> str:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError("the authorisation service is down")
+        return "good"
+
+    client = client_of(hub, clock, token=fetch)
+    client.on("*")(Seen())
+    async with running_anyhow(client):
+        await clock.pass_sleep(0.5)
+        await until(lambda: client.mode == "websocket")
+
+
+async def test_no_token_and_no_payload_reach_the_log(
+    hub: FakeHub, clock: HandClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not on connecting, not on a failing handler, not on an unreadable event."""
+    await hub.append(reservation(1, guest_name="Yamada Hanako"), reservation(2, guest_name=["Yamada"]))
+    client = client_of(hub, clock, token="secret-token", after="earliest", attempts=1, on_failure=_ignore)
+
+    @client.on("reservation.*")
+    async def handle(event: ReservationEvent) -> None:
+        raise RuntimeError(f"no room for {event.data.guest_name}")
+
+    async with running(client):
+        await hub.append(reservation(3))
+        await until(lambda: len(_ignored) == 3)
+        hub.cut()
+        await until(lambda: client.mode == "offline")
+    written = capsys.readouterr().out
+    assert "handler_failed" in written
+    assert "event_unreadable" in written
+    assert "Yamada" not in written
+    assert "secret-token" not in written
+
+
+_ignored: list[Any] = []
+
+
+async def _ignore(event: Any, error: Exception) -> None:
+    _ignored.append(event)
 
 
 async def test_a_gap_is_told_and_passed(hub: FakeHub, clock: HandClock) -> None:
@@ -610,6 +736,94 @@ async def test_kept_cursors_survive_the_client(hub: FakeHub, clock: HandClock, t
     assert hub.acks == []
 
 
+class Gated(MemoryCursors):
+    """A store whose first write waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.writes = 0
+
+    async def save(self, cursors: Any) -> None:
+        self.writes += 1
+        if self.writes == 1:
+            await self.gate.wait()
+        await super().save(cursors)
+
+
+async def test_the_last_cursor_is_kept_behind_a_slow_write(hub: FakeHub, clock: HandClock) -> None:
+    """What is finished while the store still writes an earlier position is written before the client is closed."""
+    store = Gated()
+    client = client_of(hub, clock, cursors=store)
+    seen = Seen()
+    client.on("reservation.*")(seen)
+    async with running(client):
+        await until(lambda: store.writes == 1)
+        await hub.append(reservation(1))
+        await until(lambda: seen)
+        closing = asyncio.create_task(client.aclose())
+        await until(lambda: not connection_of(client).reading)
+        assert not closing.done()
+        store.gate.set()
+        await closing
+    assert await store.load() == {TENANT: cursor(1)}
+
+
+async def test_a_failure_keeps_what_was_finished_before_it(hub: FakeHub, clock: HandClock) -> None:
+    """When a handler ends run while the store is writing, the events before the failed one need not come again."""
+    store = Gated()
+    client = client_of(hub, clock, cursors=store, after="earliest", attempts=1)
+
+    @client.on("reservation.*")
+    async def handle(event: ReservationEvent) -> None:
+        await until(lambda: store.writes == 1)
+        if event.data.reservation_id == "R2":
+            raise RuntimeError("the till is jammed")
+
+    await hub.append(reservation(1), reservation(2))
+    assert isinstance(await failure_of(client), HandlerFailed)
+    assert await store.load() == {TENANT: cursor(1)}
+
+
+async def test_kept_and_given_beginnings_are_joined(hub: FakeHub, clock: HandClock) -> None:
+    """A tenant with a kept cursor goes on there; `after` holds for the others."""
+    hub.tenants = ["default", "second"]
+    store = MemoryCursors()
+    await store.save({"default": cursor(4)})
+    after = {"default": cursor(1), "second": cursor(2, "second")}
+    client = client_of(hub, clock, cursors=store, after=after)
+    client.on("*")(Seen())
+    async with running(client):
+        pass
+    assert hub.subscribes[0]["after"] == {"default": cursor(4), "second": cursor(2, "second")}
+
+
+async def test_our_own_silence_is_not_the_hubs(hub: FakeHub, clock: HandClock) -> None:
+    """Time in which the client did not read does not count towards the heartbeat once it reads again."""
+    client = client_of(hub, clock, queue_size=5)
+    seen, started, release = Seen(), asyncio.Event(), asyncio.Event()
+
+    @client.on("reservation.*")
+    async def handle(event: ReservationEvent) -> None:
+        started.set()
+        await release.wait()
+        await seen(event)
+
+    async with running(client):
+        connection = connection_of(client)
+        await until(lambda: clock.asleep(35.0))
+        # Few enough to have been received before the pause.
+        await hub.append(*(reservation(number) for number in range(1, 9)))
+        await started.wait()
+        await until(lambda: not connection.reading and queue_of(client).full())
+        clock.advance(34.0)
+        release.set()
+        await until(lambda: len(seen) == 8 and connection.reading)
+        clock.advance(1.0)
+        await until(lambda: clock.asleep(34.0))
+    assert hub.upgrades == 1
+
+
 async def test_leaving_lets_the_handler_finish_and_acknowledges(hub: FakeHub, clock: HandClock) -> None:
     """On close the handler under way returns and its event is acknowledged; queued events are left for next time."""
     client = client_of(hub, clock, name="sync")
@@ -625,7 +839,7 @@ async def test_leaving_lets_the_handler_finish_and_acknowledges(hub: FakeHub, cl
         await hub.append(reservation(1), reservation(2))
         await started.wait()
         closing = asyncio.create_task(client.aclose())
-        await until(lambda: client._link is not None and not client._link.connection.reading)  # type: ignore[union-attr]
+        await until(lambda: not connection_of(client).reading)
         release.set()
         await closing
     assert seen == ["R1"]

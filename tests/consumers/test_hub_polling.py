@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_hub import TENANT, FakeHub, cursor, reservation
 from hand_clock import HandClock, until
-from test_hub_client import Seen, client_of, running, running_anyhow
+from test_hub_client import Seen, client_of, queue_of, running, running_anyhow
 
 from consumers import AccessRefused, FileCursors, Gap, HubClient, MemoryCursors
 
@@ -97,8 +97,7 @@ async def test_events_in_the_middle_of_a_page_survive_the_climb(hub: FakeHub, cl
         await fall_back(clock)
         await until(lambda: len(hub.polls) == 2)
         await hub.append(*(reservation(number) for number in range(1, 11)))
-        queue = client._link._intake._workers._queues[0]  # type: ignore[union-attr]
-        await until(queue.full)
+        await until(queue_of(client).full)
         hub.refuse_upgrade = None
         await clock.pass_sleep(15.0)
         await until(lambda: hub.subscribes)
@@ -153,6 +152,51 @@ async def test_a_durable_client_that_had_to_guess_takes_the_hubs_position(hub: F
         await until(lambda: hub.positions[TENANT] == 4)
     # R4 comes twice: at least once, and nothing is missing.
     assert seen == ["R4", "R2", "R3", "R4"]
+
+
+async def test_a_new_durable_name_misses_nothing_between_poll_and_websocket(hub: FakeHub, clock: HandClock) -> None:
+    """The hub begins a new name at its latest; what came after the last page is asked for again."""
+    client = polling_client(hub, clock, name="sync")
+    seen = Seen()
+    client.on("reservation.*")(seen)
+    async with running_anyhow(client):
+        await fall_back(clock)
+        await until(lambda: len(hub.polls) == 2)
+        await hub.append(reservation(1))
+        await until(lambda: seen == ["R1"])
+        await until(lambda: len(hub.polls) == 3)
+        # An event that no poll sees any more.
+        hub.history[TENANT].append(reservation(2))
+        hub.refuse_upgrade = None
+        await clock.pass_sleep(15.0)
+        await clock.pass_sleep(2.0)
+        await until(lambda: len(seen) == 2)
+    assert seen == ["R1", "R2"]
+    assert [frame.get("after") for frame in hub.subscribes] == [None, {TENANT: cursor(1)}]
+
+
+async def test_gaps_in_the_middle_of_a_page_stand_between_their_events(hub: FakeHub, clock: HandClock) -> None:
+    """An event before the hole is handled although the page names the hole first."""
+    order: list[str] = []
+
+    async def on_gap(gap: Gap) -> None:
+        order.append(gap.resume_from)
+
+    client = polling_client(hub, clock, on_gap=on_gap)
+
+    @client.on("reservation.*")
+    async def handle(event: Any) -> None:
+        order.append(event.data.reservation_id)
+
+    async with running_anyhow(client):
+        await fall_back(clock)
+        await until(lambda: len(hub.polls) == 2)
+        hub.gap = {"tenant_id": TENANT, "reason": "expired", "resume_from": cursor(2)}
+        await hub.append(*(reservation(number) for number in range(1, 5)))
+        await until(lambda: "R4" in order)
+        await until(lambda: len(order) == 5)
+    assert [one for one in order if one != cursor(2)] == ["R1", "R2", "R3", "R4"]
+    assert cursor(2) in order
 
 
 async def test_several_tenants_without_names_resume_from_a_joined_cursor(hub: FakeHub, clock: HandClock) -> None:

@@ -75,7 +75,7 @@ async def test_a_large_event_takes_the_road_that_holds_it(hub: FakeHub, clock: H
 
 @pytest.mark.parametrize("road", ["websocket", "http"])
 async def test_a_lost_answer_is_retried_with_the_same_id(hub: FakeHub, clock: HandClock, road: str) -> None:
-    """When the connection breaks after the hub stored the event, the retry gets the first receipt, not a second event."""
+    """When the hub stored the event and the connection broke, the retry gets the first receipt: no second event."""
     client = client_of(hub, clock)
     client.on("room.*")(Seen())
     hub.swallow_publishes = 1

@@ -36,6 +36,8 @@ GROUPS = ("archiver", "hotel-pms")
 WEEK_S = 7 * 24 * 3600
 T0, T1 = "naha", "default"
 """One tenant a partition."""
+NEIGHBOUR = "t-4"
+"""On the partition of T0."""
 
 
 def program(product: str) -> Path:
@@ -84,6 +86,10 @@ class Server:
     def directory(self) -> Path:
         """Where it keeps its data."""
         return self._directory
+
+    def run_as(self, command: list[str]) -> None:
+        """Run this command in place of a plain server."""
+        self._command = [*command, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -156,11 +162,14 @@ class Bench:
         self._open: list[StreamLog] = []
 
     async def _prepare(self, log: StreamLog) -> None:
-        if not self.fake:
+        if self.fake:  # it has no INFO and no CONFIG; the rest of opening is the same
+            await fix_layout(log.source, log)
+            await self.reopen(log)
+        else:
             await open_log(log.source, log, GROUPS)
-            return
-        # The fake has no INFO and no CONFIG; the rest of opening is the same.
-        await fix_layout(log.source, log)
+
+    async def reopen(self, log: StreamLog) -> None:
+        """What the hub does when the server had been away or was emptied."""
         await load_epochs(log.source, log)
         await make_groups(log.source, log, GROUPS)
 
@@ -169,7 +178,7 @@ class Bench:
         log = StreamLog(self._source(), self.keys, partitions, **({"idempotency_s": WEEK_S} | options))
         self._open.append(log)
         await self._prepare(log)
-        log.on_lost = lambda: self._prepare(log)
+        log.on_lost = lambda: self.reopen(log)
         return log
 
     async def close(self) -> None:
@@ -209,5 +218,3 @@ async def stored(log: StreamLog, tenant: str) -> list[tuple[int, str]]:
     """What lies in the stream of a tenant: sequence and event id, in order."""
     entries = await log.read(log.partition(tenant), ZERO, 100_000)
     return [(entry.sequence, entry.event_id) for entry in entries if entry.tenant_id == tenant]
-
-

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, Literal, TextIO, cast
 
 import httpx
 from redis.asyncio import Redis
@@ -33,6 +33,8 @@ from .processes import HubUnderTest, Keeper
 from .publishers import HttpPublisher, Publisher, SocketPublisher
 from .slow_disk import slow_disk
 from .subscribers import Subscriber
+
+Entries = list[tuple[bytes, dict[bytes, bytes]]]
 
 TENANTS: Final = ("default", "naha", "ginza", "kobe")
 GROUP: Final = "hotel-saas"
@@ -280,7 +282,8 @@ class Harness:
         async with Redis.from_url(self._hub.redis_url, protocol=2) as redis:
             for partition in range(PARTITIONS):
                 after = "-"
-                while entries := await redis.xrange(f"hub:{{p{partition:02d}}}:events", after, "+", _PAGE):
+                key = f"hub:{{p{partition:02d}}}:events"
+                while entries := cast(Entries, await redis.xrange(key, after, "+", _PAGE)):
                     found += [_stored(fields) for _, fields in entries]
                     after = f"({entries[-1][0].decode()}"
         return found
@@ -296,7 +299,7 @@ class Harness:
         headers = {"Authorization": f"Bearer {self._reading}"}
         async with httpx.AsyncClient(base_url=self._hub.url, headers=headers, timeout=30) as client:
             for tenant in TENANTS:
-                after, page = "earliest", [{}]
+                after, page = "earliest", [dict[str, Any]()]
                 while page:
                     answer = await client.get(
                         "/api/v1/events", params={"tenant": tenant, "after": after, "limit": _PAGE}

@@ -38,7 +38,7 @@ class Keeper:
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
         self._killed: int | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -47,15 +47,15 @@ class Keeper:
 
     async def _keep(self) -> None:
         pause = 0.05
-        while not self._stopping:
+        while not self._stopping.is_set():
             with self.output.open("ab") as output:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._command, cwd=ROOT, env=self._environment, stdout=output, stderr=output
                 )
-            if self._stopping:
+            if self._stopping.is_set():
                 self._process.terminate()
             await self._process.wait()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             if self._process.pid == self._killed:
                 pause = 0.05
@@ -77,7 +77,7 @@ class Keeper:
 
     async def stop(self) -> None:
         """SIGTERM it and wait for its end."""
-        self._stopping = True
+        self._stopping.set()
         process = self._process
         if process is not None and process.returncode is None:
             process.terminate()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import uuid
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
@@ -43,7 +44,7 @@ class Reservations:
 
     def take(self, count: int) -> list[dict[str, Any]]:
         """The next events of up to `count` reservations."""
-        taken = []
+        taken: list[dict[str, Any]] = []
         while self._free and len(taken) < count:
             tenant, reservation, number = self._free.popleft()
             taken.append(self._event(tenant, reservation, number + 1))
@@ -76,7 +77,7 @@ class Reservations:
         self._new()
 
 
-class Publisher:
+class Publisher(ABC):
     """What both ways of publishing share: the ledger, the pace, the giving up."""
 
     def __init__(
@@ -88,6 +89,10 @@ class Publisher:
         self._rate = rate
         self._due = 0.0
         self._stop = asyncio.Event()
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Publish until `stop`."""
 
     def stop(self) -> None:
         """Send nothing new; `run` returns when every event is settled."""

@@ -76,4 +76,5 @@ async def client(database: str, url: str, token: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run({"stream": stream, "client": client}[sys.argv[1]](**json.loads(sys.argv[2])))
+    specification = json.loads(sys.argv[2])
+    asyncio.run(stream(**specification) if sys.argv[1] == "stream" else client(**specification))

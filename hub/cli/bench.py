@@ -1,0 +1,166 @@
+"""`hub bench`: measure a hub on this machine; figures as one JSON line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hub.cli.failure import CommandError
+
+# The load's modules are imported where they are used: other commands do without the time that takes.
+if TYPE_CHECKING:
+    from hub.bench.target import Target
+
+app = typer.Typer()
+group = typer.Typer(
+    no_args_is_help=True,
+    help="Measure a hub: one of its own on a temporary directory, or the one at --url. Prints one JSON line.",
+)
+app.add_typer(group, name="bench")
+
+Url = Annotated[str | None, typer.Option(help="A running hub, like http://127.0.0.1:3400")]
+Token = Annotated[str | None, typer.Option(help="Its token, with publish:* and subscribe:*")]
+Workers = Annotated[int, typer.Option(help="HUB_WORKERS of the hub of its own", min=1)]
+Seconds = Annotated[float, typer.Option(help="How long is counted", min=0.1)]
+Warm = Annotated[float, typer.Option("--warm", help="Seconds before counting begins", min=0)]
+EventBytes = Annotated[
+    int, typer.Option(help="Size of the event as stored; the envelope sets a least", min=0, max=50_000)
+]
+
+_UNLIMITED = {"HUB_PUBLISH_PER_S": "10000000"}
+
+
+@group.command("fanout")
+def fanout(
+    subscribers: Annotated[int, typer.Option(help="WebSocket connections", min=1)] = 500,
+    rate: Annotated[float, typer.Option(help="Events a second", min=0.1)] = 2000,
+    seconds: Seconds = 8,
+    warm: Warm = 3,
+    sets: Annotated[int, typer.Option(help="Different subscriptions among them, beside one for all", min=1)] = 1,
+    event_bytes: EventBytes = 600,
+    workers: Workers = 1,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Events to many subscribers: deliveries a second, latency from sending to delivered."""
+    from hub.bench import runs
+
+    _measure(
+        "fanout",
+        lambda hub: runs.fanout_of_sets(
+            hub,
+            sets,
+            subscribers=subscribers,
+            rate=rate,
+            seconds=seconds,
+            warm_s=warm,
+            event_bytes=event_bytes,
+        ),
+        url,
+        token,
+        workers,
+    )
+
+
+@group.command("latency")
+def latency(
+    rate: Annotated[float, typer.Option(help="Events a second, each sent alone", min=0.1)] = 100,
+    subscribers: Annotated[int, typer.Option(help="WebSocket connections", min=1)] = 50,
+    seconds: Seconds = 8,
+    warm: Warm = 2,
+    event_bytes: EventBytes = 600,
+    workers: Workers = 1,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Publish to delivered at a modest rate; the latency of every delivery is taken."""
+    from hub.bench import runs
+
+    _measure(
+        "latency",
+        lambda hub: runs.fanout(
+            hub,
+            subscribers=subscribers,
+            rate=rate,
+            seconds=seconds,
+            warm_s=warm,
+            event_bytes=event_bytes,
+            one_by_one=True,
+        ),
+        url,
+        token,
+        workers,
+    )
+
+
+@group.command("connections")
+def connections(
+    count: Annotated[int, typer.Option(help="Idle WebSocket connections", min=1)] = 5000,
+    workers: Workers = 1,
+) -> None:
+    """Memory a connection takes, of a hub of its own."""
+    from hub.bench import runs
+
+    _measure("connections", lambda hub: runs.connections(hub, count=count), None, None, workers)
+
+
+@group.command("publish")
+def publish(
+    lone: Annotated[bool, typer.Option("--lone", help="One event at a time: how long it takes")] = False,
+    batch: Annotated[int, typer.Option(help="Events in a request", min=1, max=500)] = 200,
+    connections: Annotated[int, typer.Option(help="Connections that publish", min=1)] = 4,
+    seconds: Seconds = 8,
+    event_bytes: EventBytes = 600,
+    workers: Workers = 1,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Events taken a second, over HTTP and WebSocket; with --lone the time of a single one."""
+    from hub.bench import runs
+
+    def run(hub: Target) -> dict[str, Any]:
+        if lone:
+            return runs.publish_alone(hub, seconds=seconds, event_bytes=event_bytes)
+        return runs.publish(hub, batch=batch, connections=connections, seconds=seconds, event_bytes=event_bytes)
+
+    _measure("publish", run, url, token, workers)
+
+
+@group.command("consume")
+def consume(
+    events: Annotated[int, typer.Option(help="Events that wait to be consumed", min=2)] = 60_000,
+    event_bytes: EventBytes = 600,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(help="A Python program that does the same in its own way, to compare", exists=True),
+    ] = None,
+) -> None:
+    """Events a second that a StreamConsumer works off with a typed handler that does nothing."""
+    from hub.bench import runs
+
+    _measure(
+        "consume",
+        lambda hub: runs.consume(hub, events=events, event_bytes=event_bytes, beside=beside or []),
+        None,
+        None,
+        1,
+    )
+
+
+def _measure(
+    name: str, run: Callable[[Target], dict[str, Any]], url: str | None, token: str | None, workers: int
+) -> None:
+    from hub.bench.raw import LoadError
+    from hub.bench.target import target
+
+    try:
+        with target(url, token, workers=workers, settings=_UNLIMITED) as hub:
+            found = run(hub)
+    except LoadError as error:
+        raise CommandError(str(error)) from error
+    sys.stdout.write(json.dumps({"bench": name, "workers": workers} | found) + "\n")

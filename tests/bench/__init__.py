@@ -1,0 +1,1 @@
+"""Measurements beside other programs, and that `hub bench` measures what it says."""
