@@ -1,4 +1,4 @@
-"""The SDK: `HubClient` for a system that talks to the hub over the network."""
+"""The SDK: `HubClient` for a system that talks to the hub over the network, `StreamConsumer` for one beside its Redis."""
 
 from consumers.client import HubClient
 from consumers.cursors import CursorStore, FileCursors, MemoryCursors
@@ -16,6 +16,7 @@ from consumers.errors import (
     UnreadableEvent,
 )
 from consumers.handlers import Handlers
+from consumers.stream_consumer import StreamConsumer
 from schemas.frames import Gap, Receipt
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "PublishFailed",
     "PublishRefused",
     "Receipt",
+    "StreamConsumer",
     "SubscriptionRefused",
     "UnreadableEvent",
 ]

@@ -120,6 +120,11 @@ class Hub:
 
     async def _start(self) -> None:
         settings = self.settings
+        if not set(settings.roles) & set(_BUILT):
+            raise StartError(
+                f"HUB_ROLES {','.join(settings.roles)} holds no role that this release performs",
+                f"Name at least one of: {', '.join(_BUILT)}",
+            )
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         registry = CollectorRegistry()
         self.metrics = Metrics(registry)

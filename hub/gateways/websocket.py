@@ -374,23 +374,29 @@ class WebSocketConnection(asyncio.Protocol):
         try:
             receipt = self._gateway.publisher.submit(command.parsed, frame.event, self._feed.claims)
         except Problem as problem:
-            self._refuse(problem, ref=frame.ref)
+            self._refuse_publish(problem, frame)
             return
         self._in_flight += 1
         self._read_or_pause()
-        receipt.add_done_callback(lambda done: self._published(done, frame.ref))
+        receipt.add_done_callback(lambda done: self._published(done, frame))
 
-    def _published(self, done: asyncio.Future[dict[str, Any]], ref: Any) -> None:
+    def _refuse_publish(self, problem: Problem, frame: frames.Publish) -> None:
+        event = frame.event if isinstance(frame.event, dict) else {}
+        named = {name: event[name][:100] for name in ("event_id", "correlation_id") if isinstance(event.get(name), str)}
+        log.info("publish_refused", session=self.id, code=problem.code, **named)
+        self._refuse(problem, ref=frame.ref)
+
+    def _published(self, done: asyncio.Future[dict[str, Any]], frame: frames.Publish) -> None:
         self._in_flight -= 1
         self._read_or_pause()
         failed = done.exception()
         if failed is None:
-            self.send("published", ref=ref, **done.result())
+            self.send("published", ref=frame.ref, **done.result())
         elif isinstance(failed, Problem):
-            self._refuse(failed, ref=ref)
+            self._refuse_publish(failed, frame)
         else:
             log.error("publish_failed", session=self.id, error=repr(failed))
-            self._refuse(Problem("internal"), ref=ref)
+            self._refuse_publish(Problem("internal"), frame)
 
     def _read_or_pause(self) -> None:
         busy = self._in_flight >= MAX_IN_FLIGHT or len(self._commands or ()) >= MAX_IN_FLIGHT

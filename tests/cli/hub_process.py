@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -12,12 +13,14 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 
+from hub.cli.main import main
 from hub.security.tokens import Tokens, own_key
 
 PATIENCE_S = 45.0
@@ -91,9 +94,23 @@ class HubProcess:
         """Run a command against it to its end."""
         return run(*arguments, environment=self.environment, directory=self.directory, input=input)
 
+    def call(self, *arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:
+        """The same without a process of its own; not from within an event loop."""
+        out, err = io.StringIO(), io.StringIO()
+        stdin = io.TextIOWrapper(io.BytesIO(input.encode()), encoding="utf-8")
+        with (
+            patch.dict(os.environ, self.environment, clear=True),
+            patch.object(sys, "stdin", stdin),
+            chdir(self.directory),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            code = main(arguments)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
     def json(self, *arguments: str) -> Any:
-        """What a command prints with --json."""
-        done = self.run(*arguments, "--json")
+        """What a command prints with --json; not from within an event loop."""
+        done = self.call(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

@@ -23,7 +23,7 @@ def lines(*events: Any) -> str:
 
 def stored(hub: HubProcess, tenant: str) -> list[dict[str, Any]]:
     """The events of a tenant."""
-    done = hub.run("events", "--tenant", tenant, "--all", "--json")
+    done = hub.call("events", "--tenant", tenant, "--all", "--json")
     return [json.loads(line)["event"] for line in done.stdout.splitlines()]
 
 
@@ -33,11 +33,11 @@ def test_one_event_is_published_and_its_receipt_printed(hub: HubProcess) -> None
     arguments += ["--occurred-at", "2026-07-15T10:00:00+09:00", "--correlation-id", "C1", "--causation-id", "C0"]
     arguments += ["--target", "hotel-pms", "--expected-revision", "0", "--schema-version", "1", "--system", "hotel-pms"]
     receipt = hub.json(*arguments, "--data", json.dumps(ROOM))
-    again = hub.run(*arguments, "--data", "-")
+    again = hub.call(*arguments, "--data", "-")
 
     assert (receipt["event_id"], receipt["sequence"], receipt["revision"], receipt["duplicate"]) == (ID, 1, 1, False)
     assert again.returncode == 1  # stdin was empty
-    again = hub.run(*arguments, "--data", "-", input=json.dumps(ROOM))
+    again = hub.call(*arguments, "--data", "-", input=json.dumps(ROOM))
     assert again.stdout.split("\t") == [ID, "1", "1", receipt["cursor"], "true\n"]
     [event] = stored(hub, "one")
     assert event["occurred_at"] == "2026-07-15T10:00:00+09:00"
@@ -49,7 +49,7 @@ def test_data_comes_from_a_file_and_the_default_tenant_is_named(hub: HubProcess,
     """`--data @FILE`; without --tenant the event goes to the tenant `default`."""
     (tmp_path / "room.json").write_text(json.dumps(ROOM | {"room_id": "from-file"}))
 
-    done = hub.run("publish", "room.status_changed", "--data", f"@{tmp_path / 'room.json'}")
+    done = hub.call("publish", "room.status_changed", "--data", f"@{tmp_path / 'room.json'}")
 
     assert done.returncode == 0, done.stderr
     assert "room:from-file" in {event["entity"] for event in stored(hub, "default")}
@@ -69,7 +69,7 @@ def test_data_comes_from_a_file_and_the_default_tenant_is_named(hub: HubProcess,
 )
 def test_what_is_wrong_with_an_event_is_told(data: str, options: list[str], said: str, hub: HubProcess) -> None:
     """Every field of it, on stderr, with code 1."""
-    done = hub.run("publish", "room.status_changed", "--tenant", "wrong", "--data", data, *options)
+    done = hub.call("publish", "room.status_changed", "--tenant", "wrong", "--data", data, *options)
 
     assert (done.returncode, done.stdout) == (1, "")
     assert said in done.stderr
@@ -85,7 +85,7 @@ def test_a_file_is_published_line_by_line(hub: HubProcess, tmp_path: Path) -> No
     text = "\ufeff" + lines(good[0], "", "{", good[1], "[]", room_event(9, "file") | {"type": "rom"}, good[2])
     path.write_text(text, encoding="utf-8")
 
-    done = hub.run("publish", "--file", str(path))
+    done = hub.call("publish", "--file", str(path))
 
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 3
@@ -105,7 +105,7 @@ def test_a_long_file_goes_in_batches_and_keeps_its_order(hub: HubProcess) -> Non
     for event in events[:600]:
         event["data"]["maintenance_notes"] = long_note
 
-    done = hub.run("publish", "--file", "-", input=lines(*events))
+    done = hub.call("publish", "--file", "-", input=lines(*events))
 
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1201
@@ -117,7 +117,7 @@ def test_a_tenant_option_fills_in_what_the_lines_leave_open(hub: HubProcess) -> 
     own = room_event(1, "own")
     open_ = {key: value for key, value in room_event(2).items() if key != "tenant_id"}
 
-    done = hub.run("publish", "--file", "-", "--tenant", "filled", input=lines(own, open_))
+    done = hub.call("publish", "--file", "-", "--tenant", "filled", input=lines(own, open_))
 
     assert done.returncode == 0, done.stderr
     assert [event["entity"] for event in stored(hub, "filled")] == ["room:r2"]

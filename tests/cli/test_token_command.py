@@ -22,15 +22,15 @@ def claims(token: str) -> dict[str, Any]:
 
 def test_it_prints_the_token_and_nothing_else(hub: HubProcess) -> None:
     """So that a shell can take it; a hub on that data directory accepts it."""
-    done = hub.run("token", "--system", "hotel-pms", "--tenant", "default")
+    done = hub.call("token", "--system", "hotel-pms", "--tenant", "default")
 
     assert done.stderr == ""
     token = done.stdout.removesuffix("\n")
     told = claims(token)
     assert told["scopes"] == ["publish:*", "subscribe:*"]
     assert (told["system"], told["tenants"], told["view"]) == ("hotel-pms", ["default"], "full")
-    assert hub.run("events", "--token", token).returncode == 0
-    assert "lacks the scope ops" in hub.run("lag", "--token", token).stderr
+    assert hub.call("events", "--token", token).returncode == 0
+    assert "lacks the scope ops" in hub.call("lag", "--token", token).stderr
 
 
 def test_every_option_stands_in_the_token(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from client_harness import Seen, client_of, queue_of, running, running_anyhow
 from fake_hub import TENANT, FakeHub, cursor, reservation
 from hand_clock import HandClock, until
-from test_hub_client import Seen, client_of, queue_of, running, running_anyhow
 
 from consumers import AccessRefused, FileCursors, Gap, HubClient, MemoryCursors
 

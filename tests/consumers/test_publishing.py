@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 import pytest
+from client_harness import Seen, client_of, running
 from fake_hub import FakeHub, reservation
 from hand_clock import BOUND_S, HandClock, until
-from test_hub_client import Seen, client_of, running
 
 from consumers import HubClient, OutcomeUnknown, PublishFailed, PublishRefused
 from consumers.http_api import api_root

@@ -41,6 +41,7 @@ GROUP: Final = "hotel-saas"
 PARTITIONS: Final = 8
 _PROGRESS_S: Final = 60.0
 _SETTLE_S: Final = 30.0
+_WORK_S: Final = 10.0
 _POLL_S: Final = 0.05
 _PAGE: Final = 1000
 
@@ -109,6 +110,7 @@ class Harness:
         self._publishers: list[Publisher] = []
         self._subscribers: list[Subscriber] = []
         self._workers: dict[str, Keeper] = {}
+        self._kinds: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> Outcome:
@@ -177,6 +179,7 @@ class Harness:
 
     def _work(self, name: str, kind: str, specification: dict[str, str]) -> None:
         command = [sys.executable, "-m", "tests.faults.worker", kind, json.dumps(specification)]
+        self._kinds[name] = kind
         self._workers[name] = Keeper(name, command, self._directory / f"{name.replace(' ', '-')}.log", dict(os.environ))
 
     # -- killing --------------------------------------------------------------------------------------------------
@@ -206,11 +209,18 @@ class Harness:
             name = self._random.choice(sorted(self._workers)) if self._workers else None
             if name is None:
                 return False
+            await self._worked(self._kinds[name], self._random.randint(1, 80))
             strike = self._workers[name].kill
         async with asyncio.timeout(_PROGRESS_S):
             while not strike():  # noqa: ASYNC110 - a process has no event to tell that it has started
                 await asyncio.sleep(_POLL_S)
         return True
+
+    async def _worked(self, kind: str, events: int) -> None:
+        """Wait until the workers of a kind have handled so many further events, to meet them at it; not for ever."""
+        wanted, deadline = self._handled(kind) + events, time.monotonic() + _WORK_S
+        while self._handled(kind) < wanted and time.monotonic() < deadline:  # noqa: ASYNC110 - it is in another process
+            await asyncio.sleep(0.01)
 
     async def _progress(self, events: int) -> None:
         """Wait for so many further receipts."""
@@ -315,6 +325,13 @@ class Harness:
         stream, _ = self._rows("stream")
         client, notes = self._rows("client")
         return [Observation("stream consumers", True, stream), Observation("client", False, client, gaps=len(notes))]
+
+    def _handled(self, kind: str) -> int:
+        try:
+            with closing(sqlite3.connect(f"file:{self._database(kind)}?mode=ro", uri=True, timeout=30)) as connection:
+                return int(connection.execute("SELECT coalesce(max(place), 0) FROM effects").fetchone()[0])
+        except sqlite3.OperationalError:  # not made yet
+            return 0
 
     def _rows(self, kind: str) -> tuple[list[Seen], list[str]]:
         path = self._database(kind)

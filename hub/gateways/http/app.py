@@ -36,8 +36,11 @@ def create_app(services: Services, version: str) -> ASGIApp:
     return _Logged(app)
 
 
-async def _problem(_: Request, error: Exception) -> Response:
+async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
+    request.state.code = error.code
+    if (event_id := error.extra.get("event_id")) is not None:
+        request.state.event_id = event_id
     return problem_response(error)
 
 
@@ -92,5 +95,5 @@ class _Logged:
                     status=status,
                     system=state.get("system"),
                     ms=round((time.perf_counter() - started) * 1000, 2),
-                    **{key: state[key] for key in ("event_id", "correlation_id", "events") if key in state},
+                    **{key: state[key] for key in ("code", "event_id", "correlation_id", "events") if state.get(key)},
                 )

@@ -64,8 +64,11 @@ async def publish(request: Request, hub: Hub, claims: Asking) -> Response:
     parsed = strict_json.parse(await body(request))
     tree = parsed.tree
     if isinstance(tree, dict) and "events" in tree and "type" not in tree:
+        request.state.events = len(tree["events"]) if isinstance(tree["events"], list) else 0
         return await _publish_batch(hub, claims, parsed, tree)
-    return json(await hub.publisher.submit(parsed, tree, claims), 201)
+    receipt = await hub.publisher.submit(parsed, tree, claims)
+    request.state.event_id, request.state.correlation_id = receipt["event_id"], tree.get("correlation_id")
+    return json(receipt, 201)
 
 
 async def _publish_batch(hub: Services, claims: Claims, parsed: strict_json.Parsed, tree: dict[str, Any]) -> Response:
