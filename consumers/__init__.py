@@ -1,4 +1,4 @@
-"""The SDK: `HubClient` for a system that talks to the hub over the network, `StreamConsumer` for one beside its Redis."""
+"""The SDK: `HubClient` for a system that reaches the hub over the network, `StreamConsumer` for one beside Redis."""
 
 from consumers.client import HubClient
 from consumers.cursors import CursorStore, FileCursors, MemoryCursors

@@ -167,7 +167,6 @@ class Partition:
             if deleted:
                 first = f"{len(deleted)} from {deleted[0].decode()}"
                 self._raise_alarm("entries_lost", source, f"deleted before they were handled: {first}")
-                source.forget(deleted)
             entries = source.admit([(id, fields) for id, fields, _ in taken])
             await self._dispatch(source, entries, {id: count for id, _, count in taken})
             if start == b"0-0":

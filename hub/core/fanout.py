@@ -103,6 +103,8 @@ class FanOut(Generic[EventT, PositionT]):
 
         `before` is the position of everything that was added earlier.
         """
+        if not self._groups:
+            return []
         woken = []
         frames: dict[tuple[View, Codec], bytes] = {}
         for group in self._route(event):

@@ -31,10 +31,11 @@ class Entry:
     """An event with its place in the log. `raw` is the envelope as stored."""
 
     __slots__ = (
+        "_cursor",
+        "_epoch",
         "_event",
         "_rendered",
         "action",
-        "cursor",
         "entity",
         "event_id",
         "frames",
@@ -55,8 +56,9 @@ class Entry:
         self.action = fields[_ACTION].decode()
         self.entity = fields[_ENTITY].decode()
         self.sequence = int(fields[_SEQUENCE])
-        self.cursor = Cursor.of(epoch, self.tenant_id, self.sequence, id).encode()
         self.timestamp_ms = int(fields[_TIMESTAMP])
+        self._epoch = epoch
+        self._cursor: str | None = None
         self._event: dict[str, Any] | None = None
         self._rendered: dict[str, bytes] = {}
         self.frames: dict[Any, bytes] = {}
@@ -64,8 +66,15 @@ class Entry:
 
     def renew(self, epoch: int) -> None:
         """Set the cursor anew: the epoch was not known when the entry was read."""
-        self.cursor = Cursor.of(epoch, self.tenant_id, self.sequence, self.id).encode()
+        self._epoch, self._cursor = epoch, None
         self.frames.clear()
+
+    @property
+    def cursor(self) -> str:
+        """The cursor just after this event. Made when asked for: most entries a process reads, nobody here wants."""
+        if self._cursor is None:
+            self._cursor = Cursor.of(self._epoch, self.tenant_id, self.sequence, self.id).encode()
+        return self._cursor
 
     @property
     def event(self) -> dict[str, Any]:

@@ -46,11 +46,17 @@ class Positions:
         return found
 
     async def begin(self, system: str, name: str, cursors: Mapping[str, str]) -> None:
-        """Write down where a new name begins; it must hold before the first event is sent."""
+        """Write down where a subscription begins, be it new, resumed or set to another place by its client.
+
+        It must hold before the first event is sent: a client that goes away before it acknowledges comes back here.
+        """
+        by_partition: dict[int, dict[str, str]] = {}
         for tenant, cursor in cursors.items():
-            partition = self._log.partition(tenant)
-            key = self._log.keys.positions(partition)
-            await self._log.source.client.hset(key, self._field(system, name, tenant), cursor)
+            partition, field = self._log.partition(tenant), self._field(system, name, tenant)
+            self._unwritten.pop((partition, field), None)
+            by_partition.setdefault(partition, {})[field] = cursor
+        for partition, mapping in by_partition.items():
+            await self._log.source.client.hset(self._log.keys.positions(partition), mapping=mapping)
 
     def move(self, system: str, name: str, tenant_id: str, cursor: str) -> None:
         """Move a position forward; the caller has seen that it is forward."""

@@ -6,6 +6,7 @@ the log retries by event id, the readers by position.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -37,6 +38,8 @@ class Source:
     cluster: bool
     shown: str
     """The URL without credentials."""
+    sentinels: Sequence[Any] = ()
+    """Clients of the Sentinels that know the primary."""
 
     async def call(self, *command: Any) -> Any:
         """One command, tried once.
@@ -61,6 +64,8 @@ class Source:
     async def aclose(self) -> None:
         """Close every connection."""
         await self.client.aclose()
+        for sentinel in self.sentinels:
+            await sentinel.aclose()
         if not self.cluster:
             # The client does not own the pool it was given.
             await self.client.connection_pool.disconnect(inuse_connections=True)
@@ -111,7 +116,8 @@ def connect(url: str, *, max_connections: int = 32) -> Source:
             )
             return Source(_raw_streams(Redis(connection_pool=pool)), False, shown)
         if parts.scheme == "redis+sentinel":
-            return Source(_raw_streams(_sentinel(url, options, once, max_connections)), False, shown)
+            client, sentinels = _sentinel(url, options, once, max_connections)
+            return Source(_raw_streams(client), False, shown, sentinels)
         if parts.scheme == "redis+cluster":
             plain = url.replace("redis+cluster", "redis", 1)
             options.pop("health_check_interval")
@@ -135,7 +141,7 @@ def without_credentials(url: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
-def _sentinel(url: str, options: dict[str, Any], retry: Retry, max_connections: int) -> Any:
+def _sentinel(url: str, options: dict[str, Any], retry: Retry, max_connections: int) -> tuple[Any, Sequence[Any]]:
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     pieces = [piece for piece in parts.path.split("/") if piece]
@@ -148,9 +154,11 @@ def _sentinel(url: str, options: dict[str, Any], retry: Retry, max_connections: 
     if credentials:
         user, _, password = credentials.partition(":")
         options = options | {"username": unquote(user) or None, "password": unquote(password) or None}
-    sentinel: Any = Sentinel(addresses, socket_timeout=SOCKET_TIMEOUT_S)  # type: ignore[no-untyped-call]
+    asked = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S, "retry": retry}
+    sentinel: Any = Sentinel(addresses, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
     db = int(pieces[1]) if len(pieces) > 1 else 0
-    return sentinel.master_for(pieces[0], db=db, retry=retry, max_connections=max_connections, **options)
+    primary = sentinel.master_for(pieces[0], db=db, retry=retry, max_connections=max_connections, **options)
+    return primary, sentinel.sentinels
 
 
 def _raw_streams(client: Any) -> Any:

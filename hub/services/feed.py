@@ -107,7 +107,7 @@ class Feed:
             return
         opened, cursors = self._place(frame, interest, starts, known, routed)
         if frame.name is not None:
-            await self._begin_durable(frame.name, starts, cursors)
+            await self._begin_durable(frame.name, cursors)
             if self._gone():
                 return
         gaps = [start for start in starts if start.gap is not None]
@@ -217,11 +217,9 @@ class Feed:
             return {tenant: Cursor.decode(cursor, tenant) for tenant, cursor in after.items()}
         return split(after, known if interest.tenants is None else sorted(interest.tenants))
 
-    async def _begin_durable(self, name: str, starts: Sequence[Start], cursors: dict[str, str]) -> None:
-        held = {start.tenant_id for start in starts if start.gap is None}
-        fresh = {tenant: cursor for tenant, cursor in cursors.items() if tenant not in held}
+    async def _begin_durable(self, name: str, cursors: dict[str, str]) -> None:
         try:
-            await self._positions.begin(self.claims.system, name, fresh)
+            await self._positions.begin(self.claims.system, name, cursors)
         except (RedisError, OSError) as error:
             raise Problem("log_unavailable", "the position cannot be kept now; subscribe again") from error
         if self._unacked is None:

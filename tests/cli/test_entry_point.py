@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hub_process import HubProcess, clean_environment, free_port, interrupted, line_with, run, started
 
-from hub.cli import main as entry
+from hub import settings
 from hub.cli.failure import sentences
 from hub.cli.main import main
 
@@ -117,7 +117,7 @@ def test_ctrl_c_is_code_130(monkeypatch: pytest.MonkeyPatch, bare: Path, capsys:
     def interrupt(**_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(entry.config.hub_settings, "load", interrupt)
+    monkeypatch.setattr(settings, "load", interrupt)
 
     assert main(["config"]) == 130
     assert capsys.readouterr() == ("", "")

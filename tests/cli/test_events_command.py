@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from hub_process import ROOM, HubProcess
 
 
 @pytest.fixture(scope="module")
-def listed(hub: HubProcess) -> Iterator[HubProcess]:
+def listed(hub: HubProcess) -> HubProcess:
     """A hub with 1,100 events of a tenant `listed`."""
     for start in range(0, 1100, 100):
         hub.publish(range(start, start + 100), "listed")
-    yield hub
+    return hub
 
 
 def sequences(hub: HubProcess, *options: str) -> list[int]:

@@ -42,7 +42,11 @@ def test_every_option_stands_in_the_token(bare: Path, capsys: pytest.CaptureFixt
     out, err = capsys.readouterr()
     assert "made the hub's key" in err
     found = Tokens([own_key(bare / ".hub")]).verify(out.strip())
-    assert (found.system, found.tenants, found.scopes) == ("terminal", {"t1", "t2"}, {"publish:order.*", "sync"})
+    assert (found.system, set(found.tenants), set(found.scopes)) == (
+        "terminal",
+        {"t1", "t2"},
+        {"publish:order.*", "sync"},
+    )
     assert (found.view, found.device_id, found.subject) == ("masked", "D1", "ann")
     told = claims(out.strip())
     assert (bare / ".hub").stat().st_mode & 0o777 == 0o700

@@ -201,6 +201,8 @@ class FakeHub:
             session.sent[tenant] = start
         session.subscribe = frame
         gap, self.gap = self.gap, None
+        if gap is not None:
+            session.sent[gap["tenant_id"]] = Cursor.decode(gap["resume_from"]).sequence
         await session.send(
             op="subscribed",
             id=frame["id"],

@@ -201,6 +201,21 @@ async def test_work_finished_while_offline_is_acknowledged_on_return(hub: FakeHu
     assert seen == ["R1"]
 
 
+async def test_a_dropped_duplicate_is_acknowledged_again(hub: FakeHub, clock: HandClock) -> None:
+    """The hub counts a duplicate as unacknowledged; left so, enough of them would fill its window for good."""
+    client = client_of(hub, clock, name="sync")
+    seen = Seen()
+    client.on("reservation.*")(seen)
+    async with running(client):
+        await hub.append(reservation(1), reservation(2))
+        await until(lambda: hub.positions[TENANT] == 2)
+        acks = len(hub.acks)
+        await hub.send_event(hub.session, 1)
+        await until(lambda: len(hub.acks) == acks + 1)
+    assert hub.acks[-1] == {TENANT: cursor(2)}
+    assert seen == ["R1", "R2"]
+
+
 async def test_a_new_epoch_is_not_taken_for_duplicates(hub: FakeHub, clock: HandClock) -> None:
     """When the history was replaced, the hub says gap, and events with small sequences are handled."""
     gaps: list[Gap] = []
@@ -320,6 +335,29 @@ async def test_a_gap_is_told_and_passed(hub: FakeHub, clock: HandClock) -> None:
         await until(lambda: hub.positions[TENANT] == 4)
     assert [(gap.reason, gap.resume_from) for gap in gaps] == [("expired", cursor(3))]
     assert seen == ["R4"]
+
+
+async def test_a_gap_is_not_passed_before_its_hook_returned(hub: FakeHub, clock: HandClock) -> None:
+    """The kept cursor stays before the gap until the owner has dealt with it: else a crash would hide it."""
+    told, dealt_with = asyncio.Event(), asyncio.Event()
+
+    async def on_gap(gap: Gap) -> None:
+        told.set()
+        await dealt_with.wait()
+
+    await hub.append(*(reservation(number) for number in range(1, 5)))
+    hub.gap = {"tenant_id": TENANT, "reason": "expired", "resume_from": cursor(3)}
+    store = MemoryCursors()
+    await store.save({TENANT: cursor(1)})
+    client = client_of(hub, clock, cursors=store, on_gap=on_gap)
+    client.on("reservation.*")(Seen())
+    async with running(client):
+        await told.wait()
+        assert client._link is not None
+        await client._link._intake.flush()
+        assert await store.load() == {TENANT: cursor(1)}
+        dealt_with.set()
+        await until(lambda: store._kept == {TENANT: cursor(4)})
 
 
 async def test_kept_cursors_survive_the_client(hub: FakeHub, clock: HandClock, tmp_path: Any) -> None:

@@ -97,6 +97,16 @@ async def test_events_come_in_order_and_are_acknowledged(stream_server: StreamSe
     assert seen == {tenant: list(range(720)) for tenant in TENANTS}
 
 
+async def test_an_idle_consumer_waits_on_the_server(stream_server: StreamServer) -> None:
+    """With nothing to read, each partition blocks on one connection instead of asking again and again."""
+    async with make(stream_server):
+
+        async def all_blocked() -> bool:
+            return int((await stream_server.redis.info("clients"))["blocked_clients"]) == PARTITIONS
+
+        await until(all_blocked)
+
+
 async def test_what_is_not_for_the_system_or_not_handled_is_acknowledged(stream_server: StreamServer) -> None:
     """Targets are kept, and events without a handler do not pile up."""
     await stream_server.append(

@@ -219,6 +219,17 @@ async def test_durable_subscription_resumes_after_its_acks(house: House) -> None
         await other.quiet()
 
 
+async def test_a_durable_name_set_to_a_cursor_stays_there(house: House) -> None:
+    """A client that names its own cursor moves the kept position, also when it goes away before its first ack."""
+    receipts = await house.publish(*(house.reservation() for _ in range(5)))
+    for name, sequence in (("new", 2), ("new", 4), ("new", 1)):
+        async with house.socket() as socket:
+            await socket.ask("subscribe", id=1, patterns=["*"], name=name, after=receipts[sequence - 1]["cursor"])
+        async with house.socket() as socket:
+            await socket.ask("subscribe", id=1, patterns=["*"], name=name)
+            assert (await socket.next())["sequence"] == sequence + 1
+
+
 async def test_the_window_holds_back(house: House) -> None:
     """At most 1000 events are unacknowledged; an ack lets the next ones through."""
     receipts: list[dict[str, Any]] = []

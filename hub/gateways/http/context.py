@@ -43,13 +43,13 @@ class Services:
             self.metrics.deliveries.labels(channel, system, "sent").inc(events)
 
 
-def services(request: Request) -> Services:
-    """The services of the application."""
+async def services(request: Request) -> Services:
+    """The services of the application. A coroutine, or it would be sent to a thread and back."""
     found: Services = request.app.state.services
     return found
 
 
-def claims(request: Request) -> Claims:
+async def claims(request: Request) -> Claims:
     """Who is asking.
 
     Raises:
@@ -58,7 +58,8 @@ def claims(request: Request) -> Claims:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Problem("unauthorized", "send Authorization: Bearer <token>")
-    found = services(request).tokens.verify(token.strip())
+    hub: Services = request.app.state.services
+    found = hub.tokens.verify(token.strip())
     request.state.system = found.system
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -105,31 +105,16 @@ async def _publish_batch(hub: Services, claims: Claims, parsed: strict_json.Pars
     return json({"receipts": receipts}, 207 if failed else 201)
 
 
+@dataclass(frozen=True, slots=True)
 class Filter:
     """The parameters that `GET /events` and `GET /stream` share."""
 
-    def __init__(
-        self,
-        after: Annotated[str | None, Query(description="A cursor, `earliest` (default) or `latest`")] = None,
-        patterns: Annotated[
-            list[str], Query(description="`type.action`, `type.*` or `*`; several, or with commas")
-        ] = [],  # noqa: B006
-        tenant: Annotated[list[str], Query(description="Tenants; all of the token by default")] = [],  # noqa: B006
-        entity: Annotated[list[str], Query(description="Entities, like `reservation:R1`")] = [],  # noqa: B006
-        from_: Annotated[str | None, Query(alias="from", description="recorded_at at or after this instant")] = None,
-        to: Annotated[str | None, Query(description="recorded_at before this instant")] = None,
-    ) -> None:
-        self.after = after
-        self.patterns = listed(patterns)
-        self.tenants = listed(tenant)
-        self.entities = listed(entity)
-        self.from_ms = _instant("from", from_)
-        self.to_ms = _instant("to", to)
-        for pattern in self.patterns:
-            try:
-                _pattern.validate_python(pattern)
-            except ValidationError:
-                raise wrong("patterns", f"{pattern!r} is not `type.action`, `type.*` or `*`") from None
+    after: str | None
+    patterns: list[str]
+    tenants: list[str]
+    entities: list[str]
+    from_ms: int | None
+    to_ms: int | None
 
     async def query(self, hub: Services, claims: Claims, limit: int, after: str | None = None) -> reader.Query:
         """The query, as far as the token allows it."""
@@ -137,6 +122,23 @@ class Filter:
             claims, wanted=self.patterns, tenants=self.tenants, entities=self.entities
         )
         return reader.Query(interest, tenants, after or self.after, self.from_ms, self.to_ms, limit)
+
+
+async def _filter(
+    after: Annotated[str | None, Query(description="A cursor, `earliest` (default) or `latest`")] = None,
+    patterns: Annotated[list[str], Query(description="`type.action`, `type.*` or `*`; several, or with commas")] = [],  # noqa: B006
+    tenant: Annotated[list[str], Query(description="Tenants; all of the token by default")] = [],  # noqa: B006
+    entity: Annotated[list[str], Query(description="Entities, like `reservation:R1`")] = [],  # noqa: B006
+    from_: Annotated[str | None, Query(alias="from", description="recorded_at at or after this instant")] = None,
+    to: Annotated[str | None, Query(description="recorded_at before this instant")] = None,
+) -> Filter:
+    wanted = listed(patterns)
+    for pattern in wanted:
+        try:
+            _pattern.validate_python(pattern)
+        except ValidationError:
+            raise wrong("patterns", f"{pattern!r} is not `type.action`, `type.*` or `*`") from None
+    return Filter(after, wanted, listed(tenant), listed(entity), _instant("from", from_), _instant("to", to))
 
 
 def _instant(name: str, value: str | None) -> int | None:
@@ -162,7 +164,7 @@ def _number(name: str, text: str | None, default: float, low: float, high: float
     return value
 
 
-Filtered = Annotated[Filter, Depends()]
+Filtered = Annotated[Filter, Depends(_filter)]
 
 
 @router.get("/events", responses={200: {"description": '`{"events": [{cursor, sequence, event}], "next", "gap"?}`'}})
