@@ -105,7 +105,7 @@ class StreamConsumer:
 
         `lease_s`: how long the partitions of a consumer that died stay unattended. `drain_s`: how long `stop`, or
         giving a partition to another consumer, waits for handlers under way before it cancels them. `on_alarm` is
-        called on the event loop and must not block.
+        called on the event loop and must neither block nor raise.
         """
         self.stats = Stats()
         self._url = url

@@ -98,7 +98,6 @@ class Dispatcher:
         self.fanout: FanOut[Entry, Position] = FanOut(encode)
         self.position: Position = (ZERO,) * stream_log.partitions
         """The last entry of each partition that was handed to the fan-out."""
-        self.connected = False
         self.on_gap: GapListener = lambda *_: None
         """Called with tenant, reason, where events follow from, and that place's cursor; before the events after it."""
         self._metrics = metrics
@@ -111,6 +110,8 @@ class Dispatcher:
         self._waiters: dict[str | None, set[asyncio.Future[None]]] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._away: set[int] = set()
+        """The partitions whose server was lost."""
         self._stopping = False
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -121,8 +122,12 @@ class Dispatcher:
         partitions = range(self.log.partitions)
         # In a cluster a read must stay on one slot; otherwise one read serves all partitions.
         shares = [[one] for one in partitions] if self.log.source.cluster else [list(partitions)]
-        self.connected = True
         self._tasks = [asyncio.create_task(self._run(share), name="dispatcher") for share in shares]
+
+    @property
+    def connected(self) -> bool:
+        """Whether every stream is being read."""
+        return bool(self._tasks) and not self._away
 
     async def stop(self) -> None:
         """Stop reading; what is buffered is written."""
@@ -142,9 +147,10 @@ class Dispatcher:
         self._rings = [Ring(end) for end in ends]
         self._heads = await self.log.tenants()
 
-    async def _last_id(self, partition: int) -> StreamId:
+    async def _last_id(self, partition: int, upto: StreamId | None = None) -> StreamId:
+        last = "+" if upto is None else str(upto)
         reply = await self.log.source.client.execute_command(
-            "XREVRANGE", self.log.keys.events(partition), "+", "-", "COUNT", 1
+            "XREVRANGE", self.log.keys.events(partition), last, "-", "COUNT", 1
         )
         return StreamId.parse(reply[0][0]) if reply else ZERO
 
@@ -152,9 +158,10 @@ class Dispatcher:
 
     async def _run(self, share: list[int]) -> None:
         names = {self.log.keys.events(partition).encode(): partition for partition in share}
-        while True:
+        # The flag counts: a client library in trouble may swallow a cancellation.
+        while not self._stopping:
             try:
-                if not self.connected:
+                if not self._away.isdisjoint(share):
                     await self._reconnect(share)
                 ids = [str(self.position[partition]) for partition in share]
                 reply = await self.log.source.client.execute_command(
@@ -167,53 +174,79 @@ class Dispatcher:
                 if spent > 0.001:
                     await asyncio.sleep(min(spent * PACE, MAX_PACE_S))
             except (RedisError, OSError) as error:
-                if self.connected:
+                if self._away.isdisjoint(share):
                     log.warning("log_connection_lost", error=str(error) or type(error).__name__)
-                self.connected = False
+                self._away.update(share)
+                await asyncio.sleep(RETRY_S)
+            except Exception:  # the reader must not end while the hub runs
+                log.exception("dispatcher_failed", partitions=share)
+                self._away.update(share)
                 await asyncio.sleep(RETRY_S)
 
     async def _reconnect(self, share: list[int]) -> None:
         """Prepare the server again and see whether its history is still the one that was read."""
         await self._reopen()
         for partition in share:
-            end = await self._last_id(partition)
-            if end < self.position[partition] and not await self._was_trimmed(partition):
-                if self.log.epochs[partition] == self._epochs[partition]:
-                    await new_epoch(self.log.source, self.log, partition)
-                log.error("history_lost", partition=partition, had=str(self.position[partition]), has=str(end))
-                self._restart_at(partition, end)
-                await self._tell_epoch(partition)
-        self.connected = True
+            kept = await self._last_id(partition, self.position[partition])
+            replaced = self.log.epochs[partition] != self._epochs[partition]
+            if replaced or (kept != self.position[partition] and not await self._was_trimmed(partition, kept)):
+                await self._begin_again(partition, kept)
+        self._away.difference_update(share)
         log.info("log_connected")
 
-    async def _was_trimmed(self, partition: int) -> bool:
-        """A stream that was trimmed to nothing still knows its last id; a lost one does not."""
+    async def _was_trimmed(self, partition: int, kept: StreamId) -> bool:
+        """Whether the entry at the position is gone because all up to it were trimmed, not lost.
+
+        A stream that was trimmed to nothing still knows its last id; a lost one does not.
+        """
+        if kept != ZERO:
+            return False
         try:
             info = await self.log.source.client.xinfo_stream(self.log.keys.events(partition))
         except ResponseError:
             return False
         return StreamId.parse(info["last-generated-id"]) >= self.position[partition]
 
-    def _restart_at(self, partition: int, end: StreamId) -> None:
+    async def _begin_again(self, partition: int, kept: StreamId) -> None:
+        """The history that was read has been replaced after `kept`: read on from there, and tell everybody."""
+        if self.log.epochs[partition] == self._epochs[partition]:
+            await new_epoch(self.log.source, self.log, partition)
+        log.error("history_lost", partition=partition, had=str(self.position[partition]), has=str(kept))
+        tenants = [tenant for tenant in self._heads if self.log.partition(tenant) == partition]
+        heads = {tenant: await self._head_upto(tenant, partition, kept) for tenant in tenants}
         self.flush_all()
-        self._advance({partition: end})
+        self._advance({partition: kept})
         self._epochs[partition] = self.log.epochs[partition]
-        self._rings[partition] = Ring(end)
+        self._rings[partition] = Ring(kept)
+        for tenant, head in heads.items():
+            self._heads[tenant] = head
+            self._gap(tenant, "epoch", head)
+
+    async def _head_upto(self, tenant_id: str, partition: int, upto: StreamId) -> Head:
+        """The last event of a tenant up to an entry, as the log has it now."""
+        known, last = self.head(tenant_id), str(upto)
+        if known.id <= upto:
+            entry = await self.log.at(tenant_id, known.id)
+            if entry is not None and entry.sequence == known.sequence:
+                return known
+        while True:
+            reply = await self.log.source.client.execute_command(
+                "XREVRANGE", self.log.keys.events(partition), last, "-", "COUNT", READ_COUNT
+            )
+            for entry in parse(reply, 0):
+                if entry.tenant_id == tenant_id:
+                    return Head(entry.sequence, entry.id)
+            if len(reply) < READ_COUNT:
+                return (await self.log.floors([tenant_id]))[tenant_id]
+            last = f"({reply[-1][0].decode()}"
 
     def _advance(self, reached: dict[int, StreamId]) -> None:
         self.position = tuple(reached.get(partition, held) for partition, held in enumerate(self.position))
 
-    async def _tell_epoch(self, partition: int) -> None:
-        gone = [tenant for tenant in self._heads if self.log.partition(tenant) == partition]
-        heads = await self.log.heads(gone)
-        for tenant in gone:
-            self._heads[tenant] = heads[tenant]
-            self._gap(tenant, "epoch", heads[tenant])
-
     async def _take(self, replies: Iterable[tuple[int, Any]]) -> float:
         """Route what was read and write it out; the seconds spent on it."""
         started = time.perf_counter()
-        before = self.position
+        since = self.position
         reached: dict[int, StreamId] = {}
         woken: list[Group[Entry, Position]] = []
         for partition, raw in replies:
@@ -225,12 +258,13 @@ class Dispatcher:
                         reached[partition] = entries[index - 1].id
                     self._advance(reached)
                     self.flush_all()
-                    await self._irregular(entry)
-                    before = self.position
-                    entry.renew(self.log.epochs[partition])
+                    if await self._replaced(entry):
+                        self._wake_all()
+                        return 0.0
+                    since = self.position
                 self._heads[entry.tenant_id] = Head(entry.sequence, entry.id)
                 self._rings[partition].push(entry)
-                woken += self.fanout.add(entry, before)
+                woken += self.fanout.add(entry, since)
             reached[partition] = StreamId.parse(raw[-1][0])
             for tenant in {entry.tenant_id for entry in entries}:
                 self._wake(tenant)
@@ -240,22 +274,28 @@ class Dispatcher:
         self._wake(None)
         return time.perf_counter() - started
 
-    async def _irregular(self, entry: Entry) -> None:
-        """A sequence that does not continue: a new history, a hole, or a start that raced with an append."""
-        known = self.head(entry.tenant_id).sequence
+    async def _replaced(self, entry: Entry) -> bool:
+        """Look into a sequence that does not continue: a hole, a start that raced with an append, a new history.
+
+        True when the history was replaced; then it is read again from where the new one begins.
+        """
+        head = self.head(entry.tenant_id)
         partition = self.log.partition(entry.tenant_id)
         await load_epochs(self.log.source, self.log)
-        if self.log.epochs[partition] != self._epochs[partition]:
-            self._epochs[partition] = self.log.epochs[partition]
-            self._rings[partition] = Ring(self.position[partition])
-            for tenant in [name for name in self._heads if self.log.partition(name) == partition]:
-                self._heads[tenant] = NOWHERE
-                self._gap(tenant, "epoch", NOWHERE)
+        new = self.log.epochs[partition] != self._epochs[partition]
+        # The same number on a later entry: a failover lost the tail, and other events took its place.
+        if new or (entry.sequence <= head.sequence and entry.id > head.id):
+            had = self.position[partition]
             await self._reopen()
-        elif entry.sequence > known + 1:
-            hole = Head(entry.sequence - 1, _before(entry.id))
+            await self._begin_again(partition, await self._last_id(partition, had))
+            if self.position[partition] == had:
+                self._heads[entry.tenant_id] = Head(entry.sequence - 1, self.head(entry.tenant_id).id)
+            return True
+        if entry.sequence > head.sequence + 1:
+            hole = Head(entry.sequence - 1, before(entry.id))
             await self.log.note_hole(entry.tenant_id, hole)
             self._gap(entry.tenant_id, "expired", hole)
+        return False
 
     def _gap(self, tenant_id: str, reason: str, head: Head) -> None:
         self._metrics.gaps.labels(reason).inc()
@@ -368,6 +408,11 @@ class Dispatcher:
             if not future.done():
                 future.set_result(None)
 
+    def _wake_all(self) -> None:
+        for tenant in list(self._waiters):
+            self._wake(tenant)
 
-def _before(id: StreamId) -> StreamId:
+
+def before(id: StreamId) -> StreamId:
+    """A place right before an entry: no other entry lies between."""
     return StreamId(id.ms, id.n - 1) if id.n else StreamId(id.ms - 1, (1 << 24) - 1)

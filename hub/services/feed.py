@@ -16,22 +16,22 @@ from typing import Any, Final, Protocol
 import structlog
 
 from hub.core import subscription
-from hub.core.routing import Audience, Codec, Interest
+from hub.core.routing import Audience, Codec
 from hub.core.subscription import Subscription
 from hub.log.entry import Entry
 from hub.log.positions import Positions
-from hub.log.stream_log import Head, Start
+from hub.log.stream_log import Head
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
-from hub.services.dispatcher import NOWHERE, Dispatcher, Position, encode
+from hub.services.dispatcher import Dispatcher, Position, encode
+from hub.services.opening import begin
 from hub.telemetry import Metrics
 from schemas import patterns
-from schemas.cursor import ZERO, Cursor, StreamId, split
+from schemas.cursor import Cursor, StreamId
 from schemas.errors import FieldError, Problem
 from schemas.frames import WINDOW, Subscribe
 from schemas.types import HUB
 
-_LAST: Final = StreamId(1 << 62, 0)
 CHUNK: Final = 256
 RETRY_S: Final = 0.5
 MAX_SUBSCRIPTIONS: Final = 64
@@ -93,38 +93,30 @@ class Feed:
         Raises:
             Problem: it is not allowed, or the cursor is not one of this hub's.
         """
-        if frame.id in self._subscriptions:
+        if self._is_open(frame.id):
             raise Problem("invalid_request", f"the subscription {frame.id!r} is open", [FieldError("id", "is in use")])
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise Problem("rate_limited", f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions")
-        if frame.snapshot:
-            raise Problem("unavailable_feature", "snapshots are not offered; subscribe after `earliest`")
-        interest = self._interest(frame)
-        # Nothing that was routed before this point can be newer than the heads asked for below.
-        routed = self._dispatcher.position
-        starts, known = await self._starts(frame, interest)
+        opened = await begin(self._log, self._positions, self.claims, frame, self._dispatcher.position)
         if self._gone() or self._is_open(frame.id):
             return
-        opened, cursors = self._place(frame, interest, starts, known, routed)
-        if frame.name is not None:
-            await self._begin_durable(frame.name, cursors)
-            if self._gone():
-                return
-        gaps = [start for start in starts if start.gap is not None]
-        self._subscriptions[frame.id] = opened
+        if frame.name is not None and self._unacked is None:
+            self._unacked = {}
+        one = self._subscriptions[frame.id] = opened.subscription
+        tenants = one.interest.tenants
         self._sink.send(
             "subscribed",
             id=frame.id,
             patterns=frame.patterns,
-            tenants=sorted(interest.tenants) if interest.tenants is not None else ["*"],
-            recovered=not gaps,
-            position=cursors,
+            tenants=["*"] if tenants is None else sorted(tenants),
+            recovered=not opened.gaps,
+            position=opened.position,
             changes_only=False,
         )
-        for start in gaps:
-            self._send_gap(opened, start.tenant_id, str(start.gap), self._log.cursor(start.tenant_id, start.head))
-        if starts:
-            self._metrics.resumes.labels("gap" if gaps else "recovered").inc()
+        for gap in opened.gaps:
+            self._send_gap(one, gap.tenant_id, str(gap.gap), self._log.cursor(gap.tenant_id, gap.head))
+        if opened.resumed:
+            self._metrics.resumes.labels("gap" if opened.gaps else "recovered").inc()
         self._kick()
 
     def _gone(self) -> bool:
@@ -132,98 +124,6 @@ class Feed:
 
     def _is_open(self, id: int | str) -> bool:
         return id in self._subscriptions
-
-    def _place(
-        self,
-        frame: Subscribe,
-        interest: Interest,
-        starts: Sequence[Start],
-        known: dict[str, Head],
-        routed: Position,
-    ) -> tuple[Subscription, dict[str, str]]:
-        """The subscription at its beginning, and the cursors of that place."""
-        earliest = frame.after == "earliest"
-        places = {tenant: NOWHERE if earliest else head for tenant, head in known.items()}
-        places |= {start.tenant_id: start.head for start in starts}
-        begin_of: dict[str, StreamId] = {}
-        for tenant, head in places.items():
-            # A tenant without news since has no event up to what was routed: no need to read all that.
-            fresh = head == known.get(tenant) and head != NOWHERE
-            begin_of[tenant] = max(head.id, routed[self._log.partition(tenant)]) if fresh or not earliest else head.id
-        for start in starts:
-            if start.head != known.get(start.tenant_id, NOWHERE):
-                begin_of[start.tenant_id] = start.head.id
-        begin = [ZERO] * len(routed) if earliest else list(routed)
-        at = list(begin) if interest.tenants is None else [_LAST] * len(routed)
-        for tenant, id in begin_of.items():
-            partition = self._log.partition(tenant)
-            at[partition] = min(at[partition], id)
-        at = [begin[partition] if id == _LAST else id for partition, id in enumerate(at)]
-        # `earliest` is the earliest there is: what was trimmed before it is no gap.
-        sequences = {tenant: head.sequence for tenant, head in places.items() if head != NOWHERE}
-        cursors = {tenant: self._log.cursor(tenant, head) for tenant, head in places.items()}
-        acked = {tenant: head.sequence for tenant, head in places.items()} if frame.name is not None else {}
-        opened = Subscription(
-            frame.id, interest, begin, begin_of, at, frame.name, frame.batch_ms, sequences=sequences, acked=acked
-        )
-        return opened, cursors
-
-    def _interest(self, frame: Subscribe) -> Interest:
-        for index, pattern in enumerate(frame.patterns):
-            if not self.claims.may("subscribe", pattern):
-                where = [FieldError(f"patterns.{index}", f"the token lacks the scope subscribe:{pattern}")]
-                raise Problem("forbidden", where[0].message, where)
-        if frame.tenants is not None:
-            for tenant in frame.tenants:
-                self.claims.require_tenant(tenant)
-            tenants: frozenset[str] | None = frozenset(frame.tenants)
-        else:
-            tenants = None if self.claims.all_tenants else self.claims.tenants
-        if not tenants and tenants is not None:
-            raise Problem("forbidden", "the token holds no tenant")
-        entities = None if frame.entities is None else frozenset(frame.entities)
-        return Interest(tenants, frozenset(frame.patterns), entities)
-
-    async def _starts(self, frame: Subscribe, interest: Interest) -> tuple[list[Start], dict[str, Head]]:
-        """Where the tenants with a cursor begin, and the present ends of all tenants the subscription may have."""
-        try:
-            if interest.tenants is None:
-                known = await self._log.tenants()
-            else:
-                known = await self._log.heads(interest.tenants)
-            cursors = self._cursors(frame, interest, list(known))
-            if frame.name is not None:
-                held = await self._positions.get(self.claims.system, frame.name, known)
-                if held and interest.tenants is None:
-                    # A tenant that came while the name was away is read from its first event.
-                    held = {tenant: self._first(tenant) for tenant in known} | held
-                cursors = held | cursors
-            return (await self._log.resolve(cursors) if cursors else []), known
-        except (RedisError, OSError) as error:
-            raise Problem("log_unavailable", "the log cannot be read now; subscribe again") from error
-
-    def _first(self, tenant_id: str) -> Cursor:
-        return Cursor.decode(self._log.cursor(tenant_id, NOWHERE))
-
-    @staticmethod
-    def _cursors(frame: Subscribe, interest: Interest, known: list[str]) -> dict[str, Cursor]:
-        after = frame.after
-        if after is None or after in ("latest", "earliest"):
-            return {}
-        if isinstance(after, dict):
-            for tenant in after:
-                if interest.tenants is not None and tenant not in interest.tenants:
-                    raise Problem("forbidden", f"the subscription does not hold the tenant {tenant}")
-            return {tenant: Cursor.decode(cursor, tenant) for tenant, cursor in after.items()}
-        return split(after, known if interest.tenants is None else sorted(interest.tenants))
-
-    async def _begin_durable(self, name: str, cursors: dict[str, str]) -> None:
-        try:
-            await self._positions.begin(self.claims.system, name, cursors)
-        except (RedisError, OSError) as error:
-            raise Problem("log_unavailable", "the position cannot be kept now; subscribe again") from error
-        if self._unacked is None:
-            self._unacked = {}
 
     def unsubscribe(self, id: int | str) -> None:
         """Close a subscription.

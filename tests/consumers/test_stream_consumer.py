@@ -333,7 +333,7 @@ async def test_stopping_in_a_batch_leaves_the_rest_pending(stream_server: Stream
 async def test_a_handler_that_does_not_end_is_cancelled_when_draining_is_over(stream_server: StreamServer) -> None:
     """`stop` does not wait for ever."""
     await stream_server.append(customer("a", 1))
-    consumer = make(stream_server, drain_s=0.01)
+    consumer = make(stream_server, drain_s=0.01, handler_timeout_s=None)
     entered = asyncio.Event()
 
     @consumer.on("customer.*")
@@ -343,6 +343,8 @@ async def test_a_handler_that_does_not_end_is_cancelled_when_draining_is_over(st
 
     async with consumer:
         await entered.wait()
+        async with asyncio.timeout(15):
+            await consumer.stop()
     assert await stream_server.pending() == 1
     assert await stream_server.redis.keys("hub:*:lease:*") == []
 

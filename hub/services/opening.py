@@ -1,0 +1,123 @@
+"""Where a subscription begins: what it may ask for, which tenants have a cursor or a kept position, where gaps are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hub.core.routing import Interest
+from hub.core.subscription import Subscription
+from hub.log.positions import Positions
+from hub.log.stream_log import Head, Start, StreamLog
+from hub.log.topology import RedisError
+from hub.security.tokens import Claims
+from hub.services.dispatcher import NOWHERE, Position
+from schemas.cursor import ZERO, Cursor, StreamId, split
+from schemas.errors import FieldError, Problem
+from schemas.frames import Subscribe
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A subscription at its beginning."""
+
+    subscription: Subscription
+    position: dict[str, str]
+    """The cursor of that place, by tenant."""
+    gaps: list[Start]
+    resumed: bool
+    """Whether some tenant began after a cursor."""
+
+
+async def begin(log: StreamLog, positions: Positions, claims: Claims, frame: Subscribe, routed: Position) -> Opened:
+    """Find where a subscription begins; that of a durable name is written down.
+
+    `routed` is what the dispatcher had routed before this was called: nothing of it can be newer than the ends of the
+    tenants' histories that are asked for here.
+
+    Raises:
+        Problem: it is not allowed, a cursor is not one of this hub's, or the log cannot be read now.
+    """
+    if frame.snapshot:
+        raise Problem("unavailable_feature", "snapshots are not offered; subscribe after `earliest`")
+    interest = _interest(claims, frame)
+    try:
+        known = await (log.tenants() if interest.tenants is None else log.heads(interest.tenants))
+        cursors = _cursors(frame, interest, list(known))
+        if frame.name is not None:
+            held = await positions.get(claims.system, frame.name, known)
+            if held and interest.tenants is None:
+                # A tenant that came while the name was away is read from its first event.
+                held = {tenant: Cursor.decode(log.cursor(tenant, NOWHERE)) for tenant in known} | held
+            cursors = held | cursors
+        starts = await log.resolve(cursors) if cursors else []
+        subscription, position = _place(log, frame, interest, starts, known, routed)
+        if frame.name is not None:
+            await positions.begin(claims.system, frame.name, position)
+    except (RedisError, OSError) as error:
+        raise Problem("log_unavailable", "the log cannot be read now; subscribe again") from error
+    return Opened(subscription, position, [start for start in starts if start.gap is not None], bool(starts))
+
+
+def _interest(claims: Claims, frame: Subscribe) -> Interest:
+    for index, pattern in enumerate(frame.patterns):
+        if not claims.may("subscribe", pattern):
+            where = [FieldError(f"patterns.{index}", f"the token lacks the scope subscribe:{pattern}")]
+            raise Problem("forbidden", where[0].message, where)
+    if frame.tenants is not None:
+        for tenant in frame.tenants:
+            claims.require_tenant(tenant)
+        tenants: frozenset[str] | None = frozenset(frame.tenants)
+    else:
+        tenants = None if claims.all_tenants else claims.tenants
+    entities = None if frame.entities is None else frozenset(frame.entities)
+    return Interest(tenants, frozenset(frame.patterns), entities)
+
+
+def _cursors(frame: Subscribe, interest: Interest, known: list[str]) -> dict[str, Cursor]:
+    after = frame.after
+    if after is None or after in ("latest", "earliest"):
+        return {}
+    if isinstance(after, dict):
+        for tenant in after:
+            if interest.tenants is not None and tenant not in interest.tenants:
+                raise Problem("forbidden", f"the subscription does not hold the tenant {tenant}")
+        return {tenant: Cursor.decode(cursor, tenant) for tenant, cursor in after.items()}
+    return split(after, known if interest.tenants is None else sorted(interest.tenants))
+
+
+def _place(
+    log: StreamLog,
+    frame: Subscribe,
+    interest: Interest,
+    starts: Sequence[Start],
+    known: Mapping[str, Head],
+    routed: Position,
+) -> tuple[Subscription, dict[str, str]]:
+    earliest = frame.after == "earliest"
+    places = {tenant: NOWHERE if earliest else head for tenant, head in known.items()}
+    places |= {start.tenant_id: start.head for start in starts}
+    begin_of: dict[str, StreamId] = {}
+    for tenant, head in places.items():
+        begin_of[tenant] = head.id
+        if head == known.get(tenant, NOWHERE) and not (earliest and head == NOWHERE):
+            # It has everything: what was routed since is other tenants', and need not be read again to see that.
+            begin_of[tenant] = max(head.id, routed[log.partition(tenant)])
+    otherwise = [ZERO] * len(routed) if earliest else list(routed)
+    """For tenants that are not known yet."""
+    ids: list[list[StreamId]] = [[] if interest.tenants is not None else [id] for id in otherwise]
+    for tenant, id in begin_of.items():
+        ids[log.partition(tenant)].append(id)
+    subscription = Subscription(
+        frame.id,
+        interest,
+        otherwise,
+        begin_of,
+        [min(here, default=otherwise[partition]) for partition, here in enumerate(ids)],
+        frame.name,
+        frame.batch_ms,
+        # `earliest` is the earliest there is: what was trimmed before it is no gap.
+        sequences={tenant: head.sequence for tenant, head in places.items() if head != NOWHERE},
+        acked={tenant: head.sequence for tenant, head in places.items()} if frame.name is not None else {},
+    )
+    return subscription, {tenant: log.cursor(tenant, head) for tenant, head in places.items()}
