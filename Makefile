@@ -18,7 +18,13 @@ lint: .venv/dev
 	$(BIN)/lint-imports
 
 bench: .venv/dev
-	$(BIN)/hub bench all $(ARGS)
+	$(BIN)/hub bench fanout $(ARGS)
+	$(BIN)/hub bench fanout --rate 500 --sets 200
+	$(BIN)/hub bench connections
+	$(BIN)/hub bench latency
+	$(BIN)/hub bench publish
+	$(BIN)/hub bench publish --lone
+	$(BIN)/hub bench consume --beside tests/bench/faststream_consume.py
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

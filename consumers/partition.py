@@ -295,25 +295,15 @@ class Partition:
 
     async def _attempt(self, work: Work) -> bool:
         """Handle the event once. True when it needs no further attempt: handled, or buried after the last."""
-        async with self._slots:
-            if work.taken_over:
-                await self._insist(
-                    self._scripts.attempt,
-                    [self.lease.keys.lease, work.source.key],
-                    *(self.lease.value, self._group, self._consumer, work.id),
-                )
-            try:
-                await self._time_limit.run(self._handle(work))
-            except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                failure: BaseException = error  # the handler's own
-            except Exception as error:
-                failure = error
-            else:
-                work.source.to_ack.append(work.id)
-                return True
+        if self._lanes:
+            async with self._slots:
+                failure = await self._try(work)
+        else:
+            # Nothing else runs, nor can begin before this has ended.
+            failure = await self._try(work)
+        if failure is None:
+            work.source.to_ack.append(work.id)
+            return True
         work.failures += 1
         reason = f"{type(failure).__name__}: {failure}"
         if work.failures < self._handling.attempts:
@@ -329,13 +319,38 @@ class Partition:
         await self._bury(work.source, work.id, work.fields, reason, work.failures)
         return True
 
-    async def _handle(self, work: Work) -> None:
-        if self._inbox is None:
-            for handler in work.handlers:
-                await handler(work.event)
-            self._stats.handled += 1
-            return
-        async with self._inbox.transaction(work.event) as tx:
+    async def _try(self, work: Work) -> BaseException | None:
+        """Call the handlers; what went wrong."""
+        if work.taken_over:
+            await self._insist(
+                self._scripts.attempt,
+                [self.lease.keys.lease, work.source.key],
+                *(self.lease.value, self._group, self._consumer, work.id),
+            )
+        try:
+            if self._inbox is not None:
+                await self._time_limit.run(self._handle_once(work, self._inbox))
+            elif len(work.handlers) == 1:
+                await self._time_limit.run(work.handlers[0](work.event))
+                self._stats.handled += 1
+            else:
+                await self._time_limit.run(self._handle_in_turn(work))
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return error  # the handler's own
+        except Exception as error:
+            return error
+        return None
+
+    async def _handle_in_turn(self, work: Work) -> None:
+        for handler in work.handlers:
+            await handler(work.event)
+        self._stats.handled += 1
+
+    async def _handle_once(self, work: Work, inbox: Inbox) -> None:
+        async with inbox.transaction(work.event) as tx:
             if tx is not None:
                 for handler in work.handlers:
                     await handler(work.event, tx)

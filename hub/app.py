@@ -23,7 +23,7 @@ from hub.log.dead_letters import DeadLetters
 from hub.log.embedded import EmbeddedServer
 from hub.log.keys import Keys
 from hub.log.positions import Positions
-from hub.log.setup import Durability, load_epochs, make_groups, open_log
+from hub.log.setup import Durability, durability, load_epochs, make_groups, open_log
 from hub.log.stream_log import StreamLog
 from hub.log.tenants import Tenants
 from hub.log.topology import Source, connect
@@ -104,7 +104,6 @@ class Hub:
         self._stack = AsyncExitStack()
         self._durability = Durability(None, "not asked yet")
         self._reopening = asyncio.Lock()
-        self._opened_for: list[int] = []
         self.port = 0
 
     async def __aenter__(self) -> Hub:
@@ -136,9 +135,9 @@ class Hub:
         self.url = await self._redis()
         self.log = stream_log(settings, connect(self.url))
         self._stack.push_async_callback(self.log.aclose)
-        self._durability = await open_log(self.log.source, self.log, settings.groups)
+        await open_log(self.log.source, self.log, settings.groups)
+        await self._ask_durability()
         self.log.on_lost = self._reopen
-        self._set_durable()
 
         self.tenants = Tenants(self.log)
         await self.tenants.load()
@@ -162,6 +161,7 @@ class Hub:
             self.metrics,
             settings.groups,
             retention_hours=settings.retention_hours,
+            refresh=self._ask_durability,
         )
         if self._primary:
             self.janitor.start()
@@ -194,8 +194,13 @@ class Hub:
         self._stack.push_async_callback(server.stop)
         return url
 
-    def _set_durable(self) -> None:
-        self.metrics.durable.set(1 if self._durability.durable else 0)
+    async def _ask_durability(self) -> None:
+        """What an acknowledgement is worth may change under the hub: another server after a failover, a CONFIG SET."""
+        found = await durability(self.log.source)
+        if found.durable is False and found != self._durability:
+            log.warning("log_not_durable", detail=found.detail)
+        self._durability = found
+        self.metrics.durable.set(1 if found.durable else 0)
 
     async def _reopen(self) -> None:
         """Prepare the server again after it was away or emptied; concurrent callers share one attempt."""
@@ -206,6 +211,7 @@ class Hub:
                 return
             await load_epochs(self.log.source, self.log)
             await make_groups(self.log.source, self.log, self.settings.groups)
+            await self._ask_durability()
 
     async def _serve(self) -> None:
         settings = self.settings

@@ -147,8 +147,8 @@ class _Demonstration:
             host = options.settings.host
             access = Access(f"http://{host}:{hub.port}", None, hub.tokens)
             systems = [System(name, self._arrived) for name in PROGRAMS]
+            stack.push_async_callback(_stop, systems)
             for system in systems:
-                stack.push_async_callback(system.stop)
                 scopes = ["publish:*", "subscribe:*"]
                 token = hub.tokens.issue(system.name, ["*"], scopes, lifetime_s=_TOKEN_S)
                 await system.start(f"ws://{host}:{hub.port}/ws", token, options.directory)
@@ -253,6 +253,10 @@ class _Demonstration:
         line("try, in another terminal:")
         line(f"  hub tail --url {access.url} --data-dir {options.directory}")
         line(f"  curl -H 'Authorization: Bearer {token}' '{access.url}/api/v1/events?limit=3'")
+
+
+async def _stop(systems: Sequence[System]) -> None:
+    await asyncio.gather(*(system.stop() for system in systems))
 
 
 async def _connected(hub: Hub, show: Showcase) -> None:

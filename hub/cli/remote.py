@@ -221,8 +221,8 @@ class _Feed:
             frame = orjson.loads(message)
             match frame["op"]:
                 case "event":
-                    if self._is_new(frame):
-                        yield frame
+                    self._hold(frame["event"]["tenant_id"], frame["cursor"])
+                    yield frame
                 case "gap":
                     self._hold(frame["tenant_id"], frame["resume_from"])
                     yield frame
@@ -260,17 +260,6 @@ class _Feed:
         if missed:
             self._newcomers = missed
             raise _Again
-
-    def _is_new(self, frame: Mapping[str, Any]) -> bool:
-        assert self._position is not None
-        tenant, cursor = frame["event"]["tenant_id"], frame["cursor"]
-        held = self._position.get(tenant)
-        if held is not None:
-            before, now = Cursor.decode(held), Cursor.decode(cursor)
-            if before.epoch == now.epoch and now.sequence <= before.sequence:
-                return False
-        self._hold(tenant, cursor)
-        return True
 
     def _hold(self, tenant: str, cursor: str) -> None:
         if self._position is not None:

@@ -3,7 +3,8 @@
     state    may send                                   leaves by
     WAITING  auth, ping                                 a good token → OPEN; 5 s without one → CLOSED 4502
     OPEN     subscribe unsubscribe publish ack          token expiry → CLOSED 4001; no pong in 10 s → CLOSED 1011;
-             refresh ping                               flooding → CLOSED 4029; drain → DRAINING
+             refresh ping                               flooding → CLOSED 4029; 100 refused frames in a row →
+                                                        CLOSED 1008; drain → DRAINING
     DRAINING ack, ping                                  the gateway closes with 1001
     CLOSED   nothing                                    –
 
@@ -53,6 +54,8 @@ ALLOWED: Final[Mapping[State, frozenset[str]]] = MappingProxyType(
         State.CLOSED: frozenset(),
     }
 )
+MAX_REFUSED: Final = 100
+"""Frames in a row that were not understood or not allowed, after which the connection is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ class Session:
         "_pong_by",
         "_rate",
         "_refilled",
+        "_refused",
         "_started",
         "_warned",
         "state",
@@ -120,6 +124,7 @@ class Session:
         self._burst = self._allowance = publish_per_s * 2
         self._refilled = now
         self._floods = 0
+        self._refused = 0
 
     def authenticated(self, expires: float) -> None:
         """A token was accepted, good until `expires` (Unix time)."""
@@ -129,7 +134,8 @@ class Session:
 
     def draining(self) -> None:
         """The hub is going; only acknowledgements are taken."""
-        self.state = State.DRAINING
+        if self.state is not State.CLOSED:
+            self.state = State.DRAINING
 
     def closed(self) -> None:
         """The connection is closed or closing."""
@@ -140,7 +146,17 @@ class Session:
         self._pong_by = None
 
     def receive(self, text: bytes, now: float) -> Command | Refuse | Hangup:
-        """Decide on one text message."""
+        """Decide on one text message. A peer that sends nothing but refused ones is sent away."""
+        decision = self._decide(text, now)
+        if isinstance(decision, Command):
+            self._refused = 0
+        elif isinstance(decision, Refuse) and decision.problem.code != "rate_limited":
+            self._refused += 1
+            if self._refused >= MAX_REFUSED:
+                return Hangup(Close.POLICY, f"{MAX_REFUSED} refused frames in a row")
+        return decision
+
+    def _decide(self, text: bytes, now: float) -> Command | Refuse | Hangup:
         try:
             parsed = strict_json.parse(text)
         except Problem as problem:

@@ -210,10 +210,6 @@ class WebSocketConnection(asyncio.Protocol):
             response = self._wire.reject(404, "WebSocket is at /ws\n")
         elif not gateway.origin_allowed(request.headers.get("Origin"), request.headers.get("Host")):
             response = self._wire.reject(403, "This origin is not allowed; see HUB_ALLOWED_ORIGINS\n")
-        elif gateway.draining:
-            response = self._wire.reject(503, "The hub is shutting down\n")
-        elif len(gateway.connections) > gateway.max_connections:
-            response = self._wire.reject(503, "The hub has all the connections it will hold\n")
         else:
             response = self._wire.accept(request)
         self._wire.send_response(response)
@@ -222,6 +218,11 @@ class WebSocketConnection(asyncio.Protocol):
             self._code = response.status_code
             self._session.closed()
             self._transport.close()
+            return
+        if gateway.draining or len(gateway.connections) > gateway.max_connections:
+            # After the upgrade and not by HTTP 503, because a browser's page is told only of a close code.
+            reason = "the hub is shutting down" if gateway.draining else "the hub has all the connections it will hold"
+            self.hang_up(Close.TRY_LATER, reason)
             return
         header = request.headers.get("Authorization")
         if header is not None:

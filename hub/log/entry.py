@@ -64,11 +64,6 @@ class Entry:
         self.frames: dict[Any, bytes] = {}
         """The entry as its readers were sent it, for the next of them."""
 
-    def renew(self, epoch: int) -> None:
-        """Set the cursor anew: the epoch was not known when the entry was read."""
-        self._epoch, self._cursor = epoch, None
-        self.frames.clear()
-
     @property
     def cursor(self) -> str:
         """The cursor just after this event. Made when asked for: most entries a process reads, nobody here wants."""

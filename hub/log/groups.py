@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,20 +85,27 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-async def trim(log: StreamLog, older_than_ms: int, now_ms: int) -> int:
+async def trim(log: StreamLog, older_than_ms: int, now_ms: int, configured: Collection[str]) -> int:
     """Remove what is older than `older_than_ms` (Unix ms) and finished by every group; how many entries went.
 
-    A partition without groups is left alone: nobody has said that its events are finished. The last trimmed event of
-    each tenant is written down in the same transaction, so that a cursor below it is answered by a gap.
+    A group holds the trim when it is configured, or when somebody has ever read with it: a group that is neither was
+    made by former settings and waits for nobody. The last trimmed event of each tenant is written down in the same
+    transaction, so that a cursor below it is answered by a gap.
     """
     trimmed = 0
     for partition in range(log.partitions):
         states = await group_states(log, now_ms, [partition])
-        if not states:
+        if set(configured) - {state.group for state in states}:
+            # A group that should be there is not: what it has finished is unknown until it is made again.
             continue
-        limit = min(StreamId(older_than_ms, 0), *(_after(state.finished) for state in states))
+        holding = [state for state in states if state.group in configured or _used(state)]
+        limit = min([StreamId(older_than_ms, 0), *(_after(state.finished) for state in holding)])
         trimmed += await _trim_below(log, partition, limit)
     return trimmed
+
+
+def _used(state: GroupState) -> bool:
+    return state.last_delivered != ZERO or state.consumers > 0
 
 
 def _after(id: StreamId) -> StreamId:

@@ -138,7 +138,7 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-async def open_log(source: Source, stream_log: StreamLog, groups: Sequence[str]) -> Durability:
+async def open_log(source: Source, stream_log: StreamLog, groups: Sequence[str]) -> None:
     """Everything between a reachable server and a log that may be used.
 
     Raises:
@@ -148,8 +148,4 @@ async def open_log(source: Source, stream_log: StreamLog, groups: Sequence[str])
     await fix_layout(source, stream_log)
     await load_epochs(source, stream_log)
     made = await make_groups(source, stream_log, groups)
-    found = await durability(source)
     log.info("log_open", server=version, url=source.shown, partitions=stream_log.partitions, groups_made=len(made))
-    if found.durable is False:
-        log.warning("log_not_durable", detail=found.detail)
-    return found

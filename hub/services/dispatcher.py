@@ -138,7 +138,7 @@ class Dispatcher:
         for timer in self._timers:
             timer.cancel()
         self.flush_all()
-        self._wake(None)
+        self._wake_all()
 
     async def _locate(self) -> None:
         self._epochs = list(self.log.epochs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -25,7 +25,7 @@ log = structlog.get_logger("hub.janitor")
 
 
 class Janitor:
-    """One a deployment is enough; more do no harm."""
+    """One a deployment is enough; more do no harm. `refresh` is awaited in every round."""
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Janitor:
         groups: Sequence[str],
         *,
         retention_hours: float,
+        refresh: Callable[[], Awaitable[None]],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._log = stream_log
@@ -44,6 +45,7 @@ class Janitor:
         self._metrics = metrics
         self._groups = tuple(groups)
         self._retention_ms = int(retention_hours * 3_600_000)
+        self._refresh = refresh
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
         self.missing: list[str] = []
@@ -63,6 +65,7 @@ class Janitor:
         rounds = 0
         while True:
             try:
+                await self._refresh()
                 await self._tenants.load()
                 await self.measure()
                 if rounds % TRIM_EVERY == 0:
@@ -93,7 +96,7 @@ class Janitor:
     async def trim(self) -> int:
         """Trim what is past the retention and finished by all; how many entries went."""
         now_ms = int(self._clock() * 1000)
-        trimmed = await consumer_groups.trim(self._log, now_ms - self._retention_ms, now_ms)
+        trimmed = await consumer_groups.trim(self._log, now_ms - self._retention_ms, now_ms, self._groups)
         if trimmed:
             log.info("trimmed", entries=trimmed)
         return trimmed

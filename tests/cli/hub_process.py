@@ -215,6 +215,14 @@ def eventually(condition: Callable[[], Any]) -> None:
         time.sleep(0.02)  # what is awaited happens in other processes, which send no signal
 
 
+def alive(pid: int) -> bool:
+    """Whether a process with this pid exists and is not merely waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def processes_about(text: str) -> list[int]:
     """The processes with this text in their command line or environment, but for this one."""
     found = []

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from asyncio.subprocess import Process
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
 import pytest
 from hub_process import (
+    PATIENCE_S,
+    HubProcess,
+    alive,
     clean_environment,
     ended,
     eventually,
@@ -156,6 +163,44 @@ async def test_a_system_that_ends_by_itself_is_told_with_its_last_words(tmp_path
             await system.ended()
     finally:
         await system.stop()
+
+
+async def test_a_system_is_ended_kindly(hub: HubProcess, tmp_path: Path) -> None:
+    """It hears SIGTERM, finishes and leaves with code 0."""
+    hub.publish(range(1), "kindly")
+    told = asyncio.Event()
+    system = System("hotel-pms", lambda *_: told.set())
+    await system.start(f"{hub.url.replace('http', 'ws')}/ws", hub.token("hotel-pms"), tmp_path)
+    async with asyncio.timeout(PATIENCE_S):
+        await told.wait()
+
+    await system.stop()
+
+    assert system._process is not None
+    assert system._process.returncode == 0
+
+
+def test_a_bound_program_ends_with_its_parent(tmp_path: Path) -> None:
+    """Even one that would go on without it."""
+    parent = (
+        "import os, subprocess, sys\n"
+        "bound = [sys.executable, '-m', 'hub.cli.bound', str(os.getpid()), 'http.server', '0', '--bind', '127.0.0.1']\n"
+        "child = subprocess.Popen(bound, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    environment = clean_environment() | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=environment, cwd=tmp_path)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    try:
+        eventually(lambda: not alive(child))
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 class TestShowcase:

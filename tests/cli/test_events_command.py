@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hub_process import ROOM, HubProcess
+
+from hub.cli.remote import Remote
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,27 @@ def test_filters_are_passed_on(listed: HubProcess) -> None:
     assert sequences(listed, "--to", "2000-01-01T00:00:00Z") == []
     assert sequences(listed, "--after", "latest") == []
     assert listed.call("events", "--from", "yesterday").returncode == 1
+
+
+def test_a_page_without_events_is_not_the_end(hub: HubProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub looks for a rare pattern in stretches: the listing ends where the cursor does not move on."""
+    found = {"cursor": "c3", "sequence": 3, "event": {}}
+    pages = [
+        {"events": [], "next": "c1"},
+        {"events": [], "next": "c2"},
+        {"events": [found], "next": "c3"},
+        {"events": [], "next": "c3"},
+    ]
+    asked = []
+
+    async def get(_: Remote, path: str, **query: Any) -> Any:
+        asked.append((path, query["after"]))
+        return pages.pop(0)
+
+    monkeypatch.setattr(Remote, "get", get)
+
+    assert json.loads(hub.call("events", "--pattern", "alert.raised", "--json").stdout) == found
+    assert asked == [("events", after) for after in (None, "c1", "c2", "c3")]
 
 
 def test_lines_are_tab_separated_where_no_terminal_is(listed: HubProcess) -> None:

@@ -460,19 +460,19 @@ async def test_nothing_unfinished_is_trimmed(bench: Bench) -> None:
     """Trimming stops below the oldest entry that any group has not got or not acknowledged."""
     log = await bench.open()
     receipts = await append_all(log, [event() for _ in range(10)])
-    assert await groups.trim(log, FAR, FAR) == 0
+    assert await groups.trim(log, FAR, FAR, GROUPS) == 0
     await finish(log, GROUPS[0], 8)
-    assert await groups.trim(log, FAR, FAR) == 0
+    assert await groups.trim(log, FAR, FAR, GROUPS) == 0
     pending = await finish(log, GROUPS[1], 6, ack=4)
-    assert await groups.trim(log, FAR, FAR) == 4
+    assert await groups.trim(log, FAR, FAR, GROUPS) == 4
     assert [sequence for sequence, _ in await stored(log, T0)] == [5, 6, 7, 8, 9, 10]
     key = log.keys.events(log.partition(T0))
     await log.source.client.xack(key, GROUPS[1], pending[5])
-    assert await groups.trim(log, FAR, FAR) == 0, "the fifth is still pending"
+    assert await groups.trim(log, FAR, FAR, GROUPS) == 0, "the fifth is still pending"
     await log.source.client.xack(key, GROUPS[1], pending[4])
-    assert await groups.trim(log, FAR, FAR) == 2
+    assert await groups.trim(log, FAR, FAR, GROUPS) == 2
     await finish(log, GROUPS[1], 10)
-    assert await groups.trim(log, FAR, FAR) == 2, "the other group has got eight"
+    assert await groups.trim(log, FAR, FAR, GROUPS) == 2, "the other group has got eight"
     assert [sequence for sequence, _ in await stored(log, T0)] == [9, 10]
     assert (await log.floors([T0]))[T0] == Head(8, receipts[7].id)
 
@@ -483,18 +483,29 @@ async def test_what_is_young_is_kept(bench: Bench) -> None:
     receipts = await append_all(log, [event() for _ in range(4)])
     for group in GROUPS:
         await finish(log, group, 4)
-    assert await groups.trim(log, receipts[0].id.ms, FAR) == 0
-    assert await groups.trim(log, receipts[-1].id.ms + 1, FAR) == 4
+    assert await groups.trim(log, receipts[0].id.ms, FAR, GROUPS) == 0
+    assert await groups.trim(log, receipts[-1].id.ms + 1, FAR, GROUPS) == 4
 
 
-async def test_a_log_without_groups_is_left_alone(bench: Bench) -> None:
-    """When nobody said that events are finished, none are removed."""
+async def test_a_log_whose_groups_are_gone_is_left_alone(bench: Bench) -> None:
+    """While a group that should be there is not, nobody can say that events are finished, and none are removed."""
     log = await bench.open()
     await append_all(log, [event()])
     for group in GROUPS:
         await log.source.client.xgroup_destroy(log.keys.events(log.partition(T0)), group)
-    assert await groups.trim(log, FAR, FAR) == 0
+    assert await groups.trim(log, FAR, FAR, GROUPS) == 0
     assert len(await stored(log, T0)) == 1
+
+
+async def test_a_group_that_nobody_asked_for_or_used_holds_nothing(bench: Bench) -> None:
+    """Groups left over from former settings do not keep the log for ever; one that was read with does."""
+    log = await bench.open()
+    await append_all(log, [event() for _ in range(3)])
+    await finish(log, GROUPS[0], 1)
+    assert await groups.trim(log, FAR, FAR, [GROUPS[0]]) == 1
+    assert await groups.trim(log, FAR, FAR, []) == 0
+    await finish(log, GROUPS[0], 2)
+    assert await groups.trim(log, FAR, FAR, []) == 2
 
 
 async def test_a_log_trimmed_to_nothing_goes_on(bench: Bench) -> None:
@@ -503,7 +514,7 @@ async def test_a_log_trimmed_to_nothing_goes_on(bench: Bench) -> None:
     receipts = await append_all(log, [event() for _ in range(1200)] + [event(NEIGHBOUR)])
     for group in GROUPS:
         await finish(log, group, 2000)
-    assert await groups.trim(log, FAR, FAR) == 1201
+    assert await groups.trim(log, FAR, FAR, GROUPS) == 1201
     assert await stored(log, T0) == []
     last = Head(1200, receipts[1199].id)
     assert (await log.floors([T0, NEIGHBOUR, "t-9"])) == {

@@ -195,7 +195,7 @@ async def test_a_cluster_takes_the_whole_log(cluster: str) -> None:
             )
             entries = await log.source.client.execute_command("XRANGE", key, "-", "+")
             await log.source.client.xack(key, group, *[id for id, _ in entries])
-        assert await groups.trim(log, 1 << 45, 1 << 45) == count
+        assert await groups.trim(log, 1 << 45, 1 << 45, GROUPS) == count
 
         dead = DeadLetters(log, GROUPS)
         fields = ["event_type", "room", "tenant_id", "tenant-0", "reason", "boom", "attempts", "5"]

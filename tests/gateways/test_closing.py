@@ -296,6 +296,23 @@ async def test_a_flood_of_publishes_is_4029(start: Callable[..., Any]) -> None:
         assert await socket.closed() == 4029
 
 
+async def test_nothing_but_refused_frames_is_1008(house: House) -> None:
+    """A hundred frames in a row that mean nothing end the connection; one good frame among them does not."""
+    async with house.socket() as socket:
+        for _ in range(99):
+            assert (await socket.ask("dance"))["op"] == "error"
+        await socket.quiet()
+        for _ in range(100):
+            await socket.send("dance")
+        assert await socket.closed() == 1008
+
+
+async def test_a_full_hub_is_1013(start: Callable[..., Any]) -> None:
+    """A connection more than the hub will hold is told to come later."""
+    async with start(max_connections=1) as house, house.socket(), house.socket(raw=True) as second:
+        assert await second.closed() == 1013
+
+
 async def test_draining_says_when_to_come_back_and_takes_acks(start: Callable[..., Any]) -> None:
     """On shutdown: notice with a delay, acknowledgements still count, then 1001; the position is kept."""
     async with start() as house:
