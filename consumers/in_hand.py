@@ -25,7 +25,7 @@ class Handling:
     retry_cap_s: float = 30.0
     handler_timeout_s: float | None = 60.0
     max_in_flight: int = 1000
-    batch: int = 200
+    batch: int = 500
 
 
 @dataclass(slots=True)

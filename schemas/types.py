@@ -14,12 +14,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainSerializer,
     WithJsonSchema,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, core_schema
 
 HOTEL_PMS: Final = "hotel-pms"
 HOTEL_SAAS: Final = "hotel-saas"
@@ -42,9 +43,9 @@ class Guest:
 
     mask: str = "***"
 
-    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Show the mark in the published schema."""
-        return handler(core_schema) | {"x-guest": True}
+        return handler(schema) | {"x-guest": True}
 
 
 MONEY_DIGITS: Final = 15
@@ -72,6 +73,11 @@ def fits_money(value: Decimal) -> bool:
 
 
 def _money(value: Any) -> Any:
+    if type(value) is float:
+        text = repr(value)
+        whole, _, decimals = text.partition(".")
+        if len(decimals) <= MONEY_DECIMALS and len(whole) + len(decimals) <= MONEY_DIGITS and "e" not in text:
+            return Decimal(text)
     number = exact(value) if type(value) is float or type(value) is int else value
     if not isinstance(number, Decimal):
         raise ValueError("money is a JSON number")
@@ -105,6 +111,8 @@ EntityId = Annotated[str, Field(pattern=f"^{_ID}$")]
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 Note = Annotated[str, Field(max_length=4000)]
 
+DAY_MESSAGE: Final = "must be a date like 2026-07-15"
+INSTANT_MESSAGE: Final = "must be an ISO 8601 instant with an offset, like 2026-07-15T10:04:00+09:00"
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _INSTANT: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})", re.ASCII)
 # Their UTC, or their local time, falls outside what datetimes can say.
@@ -113,6 +121,25 @@ _EDGE_YEARS: Final = ("0000", "0001", "9999")
 
 # The parsers of pydantic and `datetime` take many spellings, Unix times among them, and not the same ones: on the bus
 # there is one that everyone reads alike.
+
+
+def _natively(form: str, value: CoreSchema, message: str) -> type:
+    """How pydantic reads JSON text of one spelling without coming back to Python: each event has a handful of these."""
+
+    class Spelled:
+        @classmethod
+        def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+            text = core_schema.chain_schema([core_schema.str_schema(pattern=f"^{form}$", strict=True), value])
+            return core_schema.json_or_python_schema(
+                json_schema=core_schema.custom_error_schema(text, "spelling", custom_error_message=message),
+                python_schema=handler(source),
+            )
+
+        @classmethod
+        def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+            return handler(value)
+
+    return Spelled
 
 
 def read_day(value: Any) -> date:
@@ -125,7 +152,7 @@ def read_day(value: Any) -> date:
         return date.fromisoformat(value)
     if type(value) is date:
         return value
-    raise ValueError("must be a date like 2026-07-15")
+    raise ValueError(DAY_MESSAGE)
 
 
 def read_instant(value: Any) -> datetime:
@@ -138,11 +165,24 @@ def read_instant(value: Any) -> datetime:
         return datetime.fromisoformat(value)
     if isinstance(value, datetime):
         return value
-    raise ValueError("must be an ISO 8601 instant with an offset, like 2026-07-15T10:04:00+09:00")
+    raise ValueError(INSTANT_MESSAGE)
 
 
-Instant = Annotated[AwareDatetime, BeforeValidator(read_instant)]
-Day = Annotated[date, BeforeValidator(read_day)]
+_YEAR: Final = "(000[2-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]|999[0-8])"
+Instant = Annotated[
+    AwareDatetime,
+    BeforeValidator(read_instant),
+    _natively(
+        f"{_YEAR}-[0-9]{{2}}-[0-9]{{2}}T[0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}([.][0-9]{{1,9}})?)?(Z|[+-][0-9]{{2}}:[0-9]{{2}})",
+        core_schema.datetime_schema(tz_constraint="aware", strict=False),
+        INSTANT_MESSAGE,
+    ),
+]
+Day = Annotated[
+    date,
+    BeforeValidator(read_day),
+    _natively("[0-9]{4}-[0-9]{2}-[0-9]{2}", core_schema.date_schema(strict=False), DAY_MESSAGE),
+]
 """A plain date in the property's own calendar."""
 
 GuestName = Annotated[str, Field(min_length=1, max_length=256), Guest()]
