@@ -135,10 +135,15 @@ class EventType:
     guarantee: Guarantee = "at_least_once"
     targets: tuple[str, ...] = SYSTEMS
 
-    @property
-    def newest(self) -> int:
-        """The version events are read at."""
-        return max(self.versions)
+    newest: int = field(init=False)
+    """The version events are read at."""
+    priced: frozenset[int] = field(init=False)
+    """The versions whose data has amounts in a `currency`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "newest", max(self.versions))
+        priced = frozenset(number for number, model in self.versions.items() if "currency" in model.model_fields)
+        object.__setattr__(self, "priced", priced)
 
     def entity_of(self, data: Mapping[str, Any]) -> str:
         """The entity an event with this data belongs to."""

@@ -50,6 +50,7 @@ class Guest:
 
 MONEY_DIGITS: Final = 15
 MONEY_DECIMALS: Final = 4
+_BEYOND: Final = 10**MONEY_DIGITS
 _SMALLEST: Final = Decimal(1).scaleb(-MONEY_DECIMALS)
 
 
@@ -78,6 +79,8 @@ def _money(value: Any) -> Any:
         whole, _, decimals = text.partition(".")
         if len(decimals) <= MONEY_DECIMALS and len(whole) + len(decimals) <= MONEY_DIGITS and "e" not in text:
             return Decimal(text)
+    elif type(value) is int and -_BEYOND < value < _BEYOND:
+        return Decimal(value)
     number = exact(value) if type(value) is float or type(value) is int else value
     if not isinstance(number, Decimal):
         raise ValueError("money is a JSON number")

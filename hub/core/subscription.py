@@ -22,6 +22,8 @@ class Subscription:
     begin: list[StreamId]
     begin_of: dict[str, StreamId]
     at: list[StreamId]
+    last_begin: list[StreamId]
+    """By partition the latest of its beginnings: it goes live when the dispatcher has been there."""
     name: str | None = None
     batch_ms: int = 0
     live: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -96,8 +97,9 @@ class Entry:
 
 def parse(reply: Sequence[Any], epoch: int) -> list[Entry]:
     """Entries from a RESP2 XRANGE reply. Entries that append.lua did not write are left out."""
-    return [
-        Entry(StreamId.parse(id), fields, epoch)
-        for id, fields in reply
-        if fields is not None and len(fields) >= 18 and fields[0] == FIELDS[0] and fields[16] == FIELDS[8]
-    ]
+    entries = []
+    for id, fields in reply:
+        if fields is not None and len(fields) >= 18 and fields[0] == FIELDS[0] and fields[16] == FIELDS[8]:
+            with suppress(ValueError):
+                entries.append(Entry(StreamId.parse(id), fields, epoch))
+    return entries

@@ -39,9 +39,9 @@ class Keys:
         """Hash: "tenant entity" → "revision id" of its last event."""
         return self._of(partition, "rev")
 
-    def event_id(self, partition: int, tenant_id: str, event_id: str) -> str:
-        """String with a time to live: the receipt of an event, for de-duplication."""
-        return self._of(partition, f"id:{tenant_id}:{event_id}")
+    def receipts(self, partition: int, generation: int) -> str:
+        """Hash: "tenant event_id" → "sequence revision id nonce", for de-duplication; one a generation."""
+        return self._of(partition, f"receipts:{generation}")
 
     def floor(self, partition: int) -> str:
         """Hash: tenant → "sequence id" of its last event that was trimmed away."""

@@ -9,6 +9,7 @@ after a broken connection: the outcome is only reported as unknown when the serv
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections import deque
@@ -37,6 +38,8 @@ from schemas.errors import Problem
 MAX_CALL: Final = 256
 """Events in one script call: bounds how long the server is busy with it (about 3 ms)."""
 RETRY_S: Final = 0.05
+SLACK_S: Final = 3600
+"""How long a generation of receipts outlasts the one after it, for hubs whose clocks differ."""
 
 log = structlog.get_logger("hub.log")
 
@@ -97,7 +100,7 @@ class Start(NamedTuple):
 class _Waiting(NamedTuple):
     append: Append
     nonce: str
-    future: asyncio.Future[Outcome]
+    done: Callable[[Outcome | Problem], None]
     since: float
 
 
@@ -122,6 +125,7 @@ class StreamLog:
         max_waiting: int = 10_000,
         timeout_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.source = source
         self.keys = keys
@@ -134,9 +138,12 @@ class StreamLog:
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
         self._clock = clock
+        self._wall = wall
         self._lanes = [_Lane() for _ in range(partitions)]
         self._waiting = 0
         self._closing = False
+        self._mark = secrets.token_hex(6)
+        self._numbers = itertools.count()
         self._script = files("hub.log").joinpath("append.lua").read_text()
         self._sha = ""
 
@@ -161,18 +168,34 @@ class StreamLog:
         Raises:
             Problem: `overloaded` or `draining`; nothing was accepted.
         """
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome | Problem) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, Problem):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self.post(append, done)
+        return future
+
+    def post(self, append: Append, done: Callable[[Outcome | Problem], None]) -> None:
+        """Queue one event, as `submit` does, and call `done` with what became of it, for those who publish thousands.
+
+        `done` is called once, in the event loop, and must not raise.
+        """
         if self._closing:
             raise Problem("draining")
         if self._waiting >= self._max_waiting:
             raise Problem("overloaded", f"{self._waiting} events are waiting for the log")
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         partition = self.partition(append.tenant_id)
         lane = self._lanes[partition]
         self._waiting += 1
-        lane.waiting.append(_Waiting(append, secrets.token_hex(4), future, self._clock()))
+        lane.waiting.append(_Waiting(append, f"{self._mark}{next(self._numbers):x}", done, self._clock()))
         if lane.task is None:
             lane.task = asyncio.create_task(self._drain(partition, lane), name=f"append-p{partition:02d}")
-        return future
 
     async def _drain(self, partition: int, lane: _Lane) -> None:
         try:
@@ -180,7 +203,7 @@ class StreamLog:
                 batch = [lane.waiting.popleft() for _ in range(min(MAX_CALL, len(lane.waiting)))]
                 try:
                     await self._append(partition, batch)
-                except Exception as error:  # the futures must hear of it, whatever it is
+                except Exception as error:  # the publishers must hear of it, whatever it is
                     problem = error if isinstance(error, Problem) else Problem("internal", type(error).__name__)
                     if not isinstance(error, Problem):
                         log.exception("append_failed", partition=partition)
@@ -202,9 +225,7 @@ class StreamLog:
     @staticmethod
     def _fail(appends: Iterable[_Waiting], problem: Problem) -> None:
         for one in appends:
-            if not one.future.done():
-                extra = {"event_id": one.append.event_id}
-                one.future.set_exception(Problem(problem.code, problem.detail, extra=extra))
+            one.done(Problem(problem.code, problem.detail, extra={"event_id": one.append.event_id}))
 
     async def _append(self, partition: int, batch: Sequence[_Waiting]) -> None:
         keys = self.keys
@@ -213,10 +234,10 @@ class StreamLog:
             keys.sequences(partition),
             keys.revisions(partition),
             keys.epoch(partition),
+            *self._receipts(partition, self._wall()),
         ]
         args: list[Any] = []
         for append, nonce, _, _ in batch:
-            names.append(keys.event_id(partition, append.tenant_id, append.event_id))
             args += (
                 append.tenant_id,
                 append.event_id,
@@ -230,15 +251,15 @@ class StreamLog:
             )
         replies = await self._call(partition, names, args, batch[0].since + self._timeout_s)
         epoch = self.epochs[partition]
-        for (append, _, future, _), (outcome, sequence, revision, at) in zip(batch, replies, strict=True):
-            if future.done():
-                continue
-            if outcome == 2:
-                future.set_result(Conflict(revision, StreamId.parse(at) if at else None))
+        for one, (outcome, sequence, revision, at) in zip(batch, replies, strict=True):
+            if outcome == 3:
+                one.done(Problem("log_unavailable", extra={"event_id": one.append.event_id}))
+            elif outcome == 2:
+                one.done(Conflict(revision, StreamId.parse(at) if at else None))
             else:
                 id = StreamId.parse(at)
-                cursor = Cursor.of(epoch, append.tenant_id, sequence, id).encode()
-                future.set_result(Appended(cursor, sequence, revision, outcome == 1, id))
+                cursor = Cursor.of(epoch, one.append.tenant_id, sequence, id).encode()
+                one.done(Appended(cursor, sequence, revision, outcome == 1, id))
 
     async def _call(self, partition: int, names: Sequence[str], args: Sequence[Any], deadline: float) -> Any:
         deadline = max(deadline, self._clock() + 2 * RETRY_S)
@@ -247,7 +268,7 @@ class StreamLog:
             try:
                 epoch = str(self.epochs[partition])
                 reply = await self.source.call(
-                    "EVALSHA", self._sha or "-", len(names), *names, self._idempotency_s, epoch, *args
+                    "EVALSHA", self._sha or "-", len(names), *names, 2 * self._idempotency_s + SLACK_S, epoch, *args
                 )
                 self.last_error = None
                 return reply
@@ -312,10 +333,18 @@ class StreamLog:
         return entries[0] if entries and entries[0].tenant_id == tenant_id else None
 
     async def find(self, tenant_id: str, event_id: str) -> Entry | None:
-        """The entry of an event, while its idempotency key and its stream entry last."""
+        """The entry of an event, while its receipt and its stream entry last."""
         partition = self.partition(tenant_id)
-        known = await self.source.client.get(self.keys.event_id(partition, tenant_id, event_id))
-        return None if known is None else await self.at(tenant_id, StreamId.parse(known.split()[2]))
+        for key in self._receipts(partition, self._wall()):
+            known = await self.source.client.hget(key, f"{tenant_id} {event_id}")
+            if known is not None:
+                return await self.at(tenant_id, StreamId.parse(known.split()[2]))
+        return None
+
+    def _receipts(self, partition: int, wall: float) -> tuple[str, str]:
+        """Receipts are kept by generations of the length they must last: a new one is begun, the older of two goes."""
+        generation = int(wall // self._idempotency_s)
+        return self.keys.receipts(partition, generation), self.keys.receipts(partition, generation - 1)
 
     async def heads(self, tenants: Iterable[str]) -> dict[str, Head]:
         """The last event of each tenant; sequence 0 for one without events."""

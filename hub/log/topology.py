@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -56,7 +57,8 @@ class Source:
         except (RedisError, OSError) as error:
             raise NotSentError(str(error)) from error
         try:
-            await connection.send_command(*command)
+            # Packed in C: redis-py would encode each of a batch's thousands of arguments in Python.
+            await connection.send_packed_command([hiredis.pack_command(command)])
             return await connection.read_response()
         finally:
             await pool.release(connection)

@@ -264,7 +264,10 @@ class Dispatcher:
                     since = self.position
                 self._heads[entry.tenant_id] = Head(entry.sequence, entry.id)
                 self._rings[partition].push(entry)
-                woken += self.fanout.add(entry, since)
+                try:
+                    woken += self.fanout.add(entry, since)
+                except (KeyError, TypeError, ValueError):  # whoever wrote that, the others' events go on
+                    log.exception("entry_not_readable", partition=partition, id=str(entry.id))
             reached[partition] = StreamId.parse(raw[-1][0])
             for tenant in {entry.tenant_id for entry in entries}:
                 self._wake(tenant)
@@ -397,11 +400,6 @@ class Dispatcher:
                     waiting.discard(future)
                     if not waiting:
                         del self._waiters[key]
-
-    async def reached(self, partition: int, id: StreamId) -> None:
-        """Until the dispatcher's position in a partition is at `id` or past it."""
-        while self.position[partition] < id and not self._stopping:
-            await self.wait(None)
 
     def _wake(self, tenant_id: str | None) -> None:
         for future in self._waiters.get(tenant_id, ()):

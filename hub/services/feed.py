@@ -23,7 +23,7 @@ from hub.log.positions import Positions
 from hub.log.stream_log import Head
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
-from hub.services.dispatcher import Dispatcher, Position, encode
+from hub.services.dispatcher import Dispatcher, Position, before, encode
 from hub.services.opening import begin
 from hub.telemetry import Metrics
 from schemas import patterns
@@ -32,6 +32,7 @@ from schemas.errors import FieldError, Problem
 from schemas.frames import WINDOW, Subscribe
 from schemas.types import HUB
 
+_LAST: Final = StreamId(1 << 62, 0)
 CHUNK: Final = 256
 RETRY_S: Final = 0.5
 MAX_SUBSCRIPTIONS: Final = 64
@@ -82,6 +83,8 @@ class Feed:
         self._outstanding = 0
         self._task: asyncio.Task[None] | None = None
         self._resumed = asyncio.Event()
+        self._holes: list[tuple[str, Head]] = []
+        """Holes found, to be written down so that a cursor right after one is known."""
         self._lagging = False
         self._closed = False
 
@@ -100,6 +103,8 @@ class Feed:
         opened = await begin(self._log, self._positions, self.claims, frame, self._dispatcher.position)
         if self._gone() or self._is_open(frame.id):
             return
+        # In the group, the others would be sent events ahead of this one's backlog.
+        self._leave()
         if frame.name is not None and self._unacked is None:
             self._unacked = {}
         one = self._subscriptions[frame.id] = opened.subscription
@@ -200,7 +205,8 @@ class Feed:
                 one.sequences.pop(tenant_id, None)
                 if reason == "epoch":
                     partition = self._log.partition(tenant_id)
-                    one.begin_of[tenant_id] = one.begin[partition] = head.id
+                    one.begin_of[tenant_id] = one.begin[partition] = one.last_begin[partition] = head.id
+                    one.acked[tenant_id] = head.sequence
                     one.at[partition] = min(one.at[partition], self._dispatcher.position[partition])
                     if self._unacked is not None and (held := self._unacked.pop(tenant_id, None)) is not None:
                         self._outstanding -= len(held)
@@ -235,12 +241,15 @@ class Feed:
                         return
                     partition, after = step
                     if after > self._dispatcher.position[partition]:
-                        await self._dispatcher.reached(partition, after)
+                        await self._dispatcher.wait(None)
+                        await asyncio.sleep(0)
                         continue
                     entries = self._dispatcher.recent(partition, after, CHUNK)
                     if entries is None:
                         upto = self._dispatcher.position[partition]
                         entries = await self._log.read(partition, after, CHUNK, upto=upto)
+                        if self._lowest(partition) < after:
+                            continue  # another subscription began before these meanwhile
                         if not entries:
                             self._pass(partition, after, upto)
                     elif not entries:
@@ -249,6 +258,8 @@ class Feed:
                         self._serve_shared(partition, after, entries)
                         entries = []
                     self._serve(partition, entries)
+                    while self._holes:
+                        await self._log.note_hole(*self._holes.pop())
                     # Another connection's turn, also when everything came from memory.
                     await asyncio.sleep(0)
                 except (RedisError, OSError):
@@ -273,11 +284,17 @@ class Feed:
             if one.live:
                 continue
             for partition, at in enumerate(one.at):
-                if at != position[partition] and self._concerns(one, partition):
-                    others = [other.at[partition] for other in self._behind()]
-                    low = min(others)
-                    return (partition, at if at > position[partition] else low)
+                if not self._concerns(one, partition):
+                    continue
+                if at < position[partition]:
+                    return (partition, self._lowest(partition))
+                if (ahead := max(at, one.last_begin[partition])) > position[partition]:
+                    return (partition, ahead)
         return None
+
+    def _lowest(self, partition: int) -> StreamId:
+        behind = (one.at[partition] for one in self._behind() if self._concerns(one, partition))
+        return min(behind, default=_LAST)
 
     def _concerns(self, one: Subscription, partition: int) -> bool:
         tenants = one.interest.tenants
@@ -299,6 +316,7 @@ class Feed:
         buffer, count = self._dispatcher.page(self._group(), partition, after, entries)
         for one in self._subscriptions.values():
             one.at[partition] = entries[-1].id
+            one.sequences.clear()  # what comes from memory has no holes
         if count:
             self._sink.write(buffer)
             self._metrics.deliveries.labels("websocket", self.claims.system, "caught_up").inc(count)
@@ -345,7 +363,8 @@ class Feed:
                 continue
             self._write(frames)
             self._metrics.gaps.labels("expired").inc()
-            hole = Head(entry.sequence - 1, StreamId(entry.id.ms, max(0, entry.id.n - 1)))
+            hole = Head(entry.sequence - 1, before(entry.id))
+            self._holes.append((entry.tenant_id, hole))
             self._send_gap(one, entry.tenant_id, "expired", self._log.cursor(entry.tenant_id, hole))
 
     def _go_live(self) -> None:
@@ -353,12 +372,8 @@ class Feed:
             one.live = True
         if not self._subscriptions:
             return
-        audience = self._group()
-        if audience != self._audience:
-            if self._audience is not None:
-                self._dispatcher.fanout.leave(self, self._audience)
-            self._audience = audience
-            self._dispatcher.fanout.join(self, audience)
+        self._audience = self._group()
+        self._dispatcher.fanout.join(self, self._audience)
         self._set_lagging(False)
 
     def _group(self) -> Audience:
@@ -398,19 +413,21 @@ class Feed:
             if cursor.epoch != epoch or cursor.sequence > self._dispatcher.head(tenant).sequence:
                 raise Problem("invalid_cursor", f"nothing was sent up to the cursor of {tenant}")
         for tenant, cursor in decoded.items():
-            held = unacked.get(tenant, deque())
-            while held and held[0] <= cursor.sequence:
-                held.popleft()
-                self._outstanding -= 1
-            self._move(tenant, cursor.sequence, cursors[tenant])
+            held = unacked.get(tenant, ())
+            left = deque(sequence for sequence in held if sequence > cursor.sequence)
+            self._outstanding -= len(held) - len(left)
+            unacked[tenant] = left
+            self._move(tenant, Head(cursor.sequence, cursor.id), cursors[tenant])
         self.resume()
 
-    def _move(self, tenant_id: str, sequence: int, cursor: str) -> None:
+    def _move(self, tenant_id: str, head: Head, cursor: str) -> None:
+        partition = self._log.partition(tenant_id)
         for one in self._subscriptions.values():
-            if one.name is None or sequence <= one.acked.get(tenant_id, 0):
+            # What came to another subscription of the connection says nothing about one that is not there yet.
+            if one.name is None or head.sequence <= one.acked.get(tenant_id, 0) or not one.has(partition, head.id):
                 continue
             if one.interest.tenants is None or tenant_id in one.interest.tenants:
-                one.acked[tenant_id] = sequence
+                one.acked[tenant_id] = head.sequence
                 self._positions.move(self.claims.system, one.name, tenant_id, cursor)
 
     def settle(self) -> None:
@@ -426,7 +443,7 @@ class Feed:
             for tenant in one.interest.tenants or self._dispatcher.tenants():
                 head = self._dispatcher.head(tenant)
                 if not self._unacked.get(tenant) and head.sequence > one.acked.get(tenant, 0):
-                    self._move(tenant, head.sequence, self._log.cursor(tenant, head))
+                    self._move(tenant, head, self._log.cursor(tenant, head))
 
     @property
     def outstanding(self) -> int:

@@ -95,6 +95,7 @@ def _place(
     routed: Position,
 ) -> tuple[Subscription, dict[str, str]]:
     earliest = frame.after == "earliest"
+    resumed = {start.tenant_id for start in starts}
     places = {tenant: NOWHERE if earliest else head for tenant, head in known.items()}
     places |= {start.tenant_id: start.head for start in starts}
     begin_of: dict[str, StreamId] = {}
@@ -114,10 +115,11 @@ def _place(
         otherwise,
         begin_of,
         [min(here, default=otherwise[partition]) for partition, here in enumerate(ids)],
+        [max(here, default=ZERO) for here in ids],
         frame.name,
         frame.batch_ms,
         # `earliest` is the earliest there is: what was trimmed before it is no gap.
-        sequences={tenant: head.sequence for tenant, head in places.items() if head != NOWHERE},
+        sequences={tenant: head.sequence for tenant, head in places.items() if head != NOWHERE or tenant in resumed},
         acked={tenant: head.sequence for tenant, head in places.items()} if frame.name is not None else {},
     )
     return subscription, {tenant: log.cursor(tenant, head) for tenant, head in places.items()}

@@ -9,11 +9,13 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import orjson
 import structlog
 import uuid_utils
+from prometheus_client import Counter
 from pydantic import ValidationError
 
 from hub.core import authority
@@ -68,6 +70,8 @@ class Publisher:
         self._currency = currency
         self._clock = clock
         self._targets: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._stamp = (-1, "")
+        self._counters: dict[tuple[str, str], Counter] = {}
         self._conflicts: set[asyncio.Task[None]] = set()
 
     def submit(self, parsed: strict_json.Parsed, event: Any, claims: Claims) -> asyncio.Future[Receipt]:
@@ -78,18 +82,24 @@ class Publisher:
         Raises:
             Problem: refused before anything was stored.
         """
-        started = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        receipt: asyncio.Future[Receipt] = loop.create_future()
         kind = "unknown"
         try:
             append = self.prepare(parsed, event, claims)
             kind = append.type
-            appending = self._log.submit(append)
+            self._log.post(append, partial(self._settle, receipt, append, started))
         except Problem as problem:
-            self._metrics.published.labels(kind, problem.code).inc()
+            self._count(kind, problem.code)
             raise
-        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        appending.add_done_callback(lambda done: self._settle(receipt, append, done, started))
         return receipt
+
+    def _count(self, type: str, outcome: str) -> None:
+        counter = self._counters.get((type, outcome))
+        if counter is None:
+            counter = self._counters[(type, outcome)] = self._metrics.published.labels(type, outcome)
+        counter.inc()
 
     def prepare(self, parsed: strict_json.Parsed, event: Any, claims: Claims) -> Append:
         """Everything that is decided before the log is asked.
@@ -102,7 +112,7 @@ class Publisher:
         if not isinstance(event, dict):
             raise invalid_event([FieldError("", "an event is a JSON object with type, action and data")])
         try:
-            draft = Draft.model_validate(event)
+            draft: Draft = Draft.__pydantic_validator__.validate_python(event)
         except ValidationError as error:
             raise invalid_event(registry.field_errors(error)) from None
         kind = registry.require_known(draft.type, draft.action)
@@ -132,16 +142,13 @@ class Publisher:
     def _enrich(
         self, draft: Draft, kind: EventType, version: int, tenant_id: str, entity: str, claims: Claims
     ) -> Append:
-        now = self._clock()
-        stamp = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now_ms, stamp = self._now()
         event_id = draft.event_id or str(uuid_utils.uuid7())
         data = draft.data
         data["origin_system"] = data.get("origin_system") or claims.system
         data["updated_by_system"] = claims.system
         data["synced_at"] = stamp
-        if data.get("currency", 0) is None or (
-            "currency" not in data and "currency" in kind.versions[version].model_fields
-        ):
+        if version in kind.priced and data.get("currency") is None:
             data["currency"] = self._currency(tenant_id)
         event: dict[str, Any] = {
             "event_id": event_id,
@@ -178,10 +185,18 @@ class Publisher:
             entity,
             kind.name,
             draft.action,
-            int(now.timestamp() * 1000),
+            now_ms,
             head,
             draft.expected_revision,
         )
+
+    def _now(self) -> tuple[int, str]:
+        """Unix ms, and the same as an event carries it; the text is made once a millisecond."""
+        now = self._clock()
+        now_ms = int(now.timestamp() * 1000)
+        if self._stamp[0] != now_ms:
+            self._stamp = (now_ms, now.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+        return self._stamp
 
     def _narrowed(self, draft: Draft, kind: EventType) -> tuple[str, ...]:
         key = (kind.name, draft.action)
@@ -198,36 +213,30 @@ class Publisher:
         return tuple(dict.fromkeys(draft.targets))
 
     def _settle(
-        self, receipt: asyncio.Future[Receipt], append: Append, done: asyncio.Future[Outcome], started: float
+        self, receipt: asyncio.Future[Receipt], append: Append, started: float, outcome: Outcome | Problem
     ) -> None:
-        if done.cancelled():
-            receipt.cancel()
-            return
-        failed = done.exception()
-        if failed is not None:
-            code = failed.code if isinstance(failed, Problem) else "internal"
-            self._metrics.published.labels(append.type, code).inc()
-            _fail(receipt, failed)
-            return
-        outcome = done.result()
-        if isinstance(outcome, Conflict):
-            self._metrics.published.labels(append.type, "conflict").inc()
+        if isinstance(outcome, Problem):
+            self._count(append.type, outcome.code)
+            if not receipt.done():
+                receipt.set_exception(outcome)
+        elif isinstance(outcome, Conflict):
+            self._count(append.type, "conflict")
             task = asyncio.create_task(self._conflict(receipt, append, outcome))
             self._conflicts.add(task)
             task.add_done_callback(self._conflicts.discard)
-            return
-        self._metrics.published.labels(append.type, "duplicate" if outcome.duplicate else "stored").inc()
-        self._metrics.publish_seconds.observe(asyncio.get_running_loop().time() - started)
-        if not receipt.done():
-            receipt.set_result(
-                {
-                    "event_id": append.event_id,
-                    "cursor": outcome.cursor,
-                    "sequence": outcome.sequence,
-                    "revision": outcome.revision,
-                    "duplicate": outcome.duplicate,
-                }
-            )
+        else:
+            self._count(append.type, "duplicate" if outcome.duplicate else "stored")
+            self._metrics.publish_seconds.observe(receipt.get_loop().time() - started)
+            if not receipt.done():
+                receipt.set_result(
+                    {
+                        "event_id": append.event_id,
+                        "cursor": outcome.cursor,
+                        "sequence": outcome.sequence,
+                        "revision": outcome.revision,
+                        "duplicate": outcome.duplicate,
+                    }
+                )
 
     async def _conflict(self, receipt: asyncio.Future[Receipt], append: Append, outcome: Conflict) -> None:
         """Refuse, with the latest state of the entity where the log still has it."""
@@ -238,13 +247,9 @@ class Publisher:
         except (RedisError, OSError) as error:
             log.warning("latest_not_read", error=str(error) or type(error).__name__, event_id=append.event_id)
         detail = f"{append.entity} is at revision {outcome.revision}, not {append.expected_revision}"
-        _fail(receipt, Problem("conflict", detail, extra={"event_id": append.event_id, "latest": latest}))
+        if not receipt.done():
+            receipt.set_exception(Problem("conflict", detail, extra={"event_id": append.event_id, "latest": latest}))
 
     async def aclose(self) -> None:
         """Await the refusals that are still being written."""
         await asyncio.gather(*self._conflicts, return_exceptions=True)
-
-
-def _fail(receipt: asyncio.Future[Receipt], error: BaseException) -> None:
-    if not receipt.done():
-        receipt.set_exception(error)

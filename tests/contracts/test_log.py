@@ -179,12 +179,23 @@ async def test_event_ids_belong_to_their_tenant(bench: Bench) -> None:
     assert [one.sequence for one in outcome] == [2, 1]
 
 
-async def test_idempotency_keys_expire(bench: Bench) -> None:
-    """The memory of event ids is bounded: every key has the time to live that was set."""
-    log = await bench.open(idempotency_s=600)
-    await append_all(log, [event(id="e-1")])
-    key = log.keys.event_id(log.partition(T0), T0, "e-1")
-    assert 590 < await log.source.client.ttl(key) <= 600
+async def test_receipts_last_their_time_and_go(bench: Bench) -> None:
+    """An event_id is known for at least the time that was set, across generations; each generation has its end."""
+    now = [600.0 * 7]
+    log = await bench.open(idempotency_s=600, wall=lambda: now[0])
+    partition = log.partition(T0)
+    (first,) = await append_all(log, [event(id="e-1")])
+    keys = [log.keys.receipts(partition, generation) for generation in (7, 8)]
+    assert 1200 < await log.source.client.ttl(keys[0]) <= 1200 + 3600
+    now[0] = 600.0 * 9 - 1
+    (again,) = await append_all(log, [event(id="e-1")])
+    assert again == first._replace(duplicate=True)
+    assert await log.find(T0, "e-1") is not None
+    now[0] = 600.0 * 9
+    assert await log.find(T0, "e-1") is None
+    (forgotten,) = await append_all(log, [event(id="e-1")])
+    assert (forgotten.sequence, forgotten.duplicate) == (2, False)
+    assert await log.source.client.exists(keys[1]) == 0
 
 
 async def test_an_own_retry_is_not_a_duplicate(bench: Bench) -> None:

@@ -23,7 +23,7 @@ def subscriptions(draw: st.DrawFn) -> Subscription:
     )
     begin = [draw(ids), draw(ids)]
     at = [draw(ids), draw(ids)]
-    return Subscription(1, interest, begin, draw(st.dictionaries(tenants, ids)), at, live=draw(st.booleans()))
+    return Subscription(1, interest, begin, draw(st.dictionaries(tenants, ids)), at, begin, live=draw(st.booleans()))
 
 
 def asked_for(one: Subscription, partition: int, id: StreamId, tenant: str, entity: str) -> bool:
@@ -49,7 +49,7 @@ def test_an_event_is_due_once(
 def test_nothing_up_to_the_beginning_is_wanted() -> None:
     """The event at the beginning was seen before; a tenant's own beginning goes before the partition's."""
     everything = Interest(None, frozenset({"*"}))
-    one = Subscription(1, everything, [StreamId(5, 0)], {"a": StreamId(2, 0)}, [StreamId(2, 0)])
+    one = Subscription(1, everything, [StreamId(5, 0)], {"a": StreamId(2, 0)}, [StreamId(2, 0)], [StreamId(5, 0)])
     wanted = [
         (tenant, ms) for tenant in "ab" for ms in range(8) if one.wants(0, StreamId(ms, 0), tenant, "x", "one", "x:1")
     ]

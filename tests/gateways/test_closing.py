@@ -12,7 +12,7 @@ from typing import Any
 
 import jwt
 import pytest
-from conftest import House
+from house import House
 
 
 @asynccontextmanager

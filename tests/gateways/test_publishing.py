@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import House
+from house import House
 
 
 async def test_a_receipt_tells_where_the_event_lies(house: House) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from conftest import House
+from house import House
 
 
 async def get(house: House, path: str = "/events", **params: Any) -> httpx.Response:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import House
+from house import House
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
