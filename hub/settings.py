@@ -33,7 +33,12 @@ class Settings(BaseSettings):
     """Everything that can be set."""
 
     model_config = SettingsConfigDict(
-        env_prefix="HUB_", frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True
+        env_prefix="HUB_",
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
     # Where it listens
@@ -152,6 +157,9 @@ def load(**overrides: Any) -> Settings:
     for name in os.environ:
         if name.startswith("HUB_") and name not in known and name not in _READERS:
             raise StartError(f"{name} is not a setting", "`hub config` lists them all")
+    file = config_file()
+    if not file.is_file() and ("HUB_CONFIG" in os.environ or file.exists()):
+        raise StartError(f"the settings file {file} is not there, or no file", "Correct HUB_CONFIG, or unset it")
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
@@ -169,22 +177,31 @@ def explain(settings: Settings) -> list[Origin]:
     file_values: dict[str, Any] = {}
     if config_file().exists():
         file_values = TomlConfigSettingsSource(Settings, toml_file=config_file())()
+    read = Settings()
     shown = []
     for name, info in Settings.model_fields.items():
         value = getattr(settings, name)
         variable = f"HUB_{name}".upper()
-        if variable in os.environ:
+        if value != getattr(read, name):
+            origin = "command line"
+        elif variable in os.environ:
             origin = "environment"
         elif name in file_values:
             origin = str(config_file())
         else:
-            origin = "default" if value == info.default else "command line"
+            origin = "default"
         extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-        if name == "redis_url" and isinstance(value, str) and "@" in value:
-            scheme, _, rest = value.partition("://")
-            value = f"{scheme}://***@{rest.rpartition('@')[2]}"
+        if name == "redis_url" and isinstance(value, str):
+            value = _without_secrets(value)
         shown.append(Origin(variable, value, origin, str(extra.get("unit", "")), info.default, info.description or ""))
     return shown
+
+
+def _without_secrets(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    credentials, _, place = rest.rpartition("@")
+    place, _, options = place.partition("?")
+    return f"{scheme}://{'***@' if credentials else ''}{place}{'?***' if options else ''}"
 
 
 __all__ = ["Origin", "Role", "Settings", "config_file", "explain", "load"]

@@ -6,8 +6,9 @@ the log retries by event id, the readers by position.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -17,7 +18,8 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from hub.errors import StartError
 
@@ -41,6 +43,7 @@ class Source:
     """The URL without credentials."""
     sentinels: Sequence[Any] = ()
     """Clients of the Sentinels that know the primary."""
+    _idle: list[Any] = field(default_factory=list)
 
     async def call(self, *command: Any) -> Any:
         """One command, tried once.
@@ -51,20 +54,48 @@ class Source:
         """
         if self.cluster:
             return await self.client.execute_command(*command)
-        pool = self.client.connection_pool
+        connection = await self._connection()
         try:
-            connection = await pool.get_connection()
+            async with asyncio.timeout(SOCKET_TIMEOUT_S):
+                # Packed in C: redis-py would encode each of a batch's thousands of arguments in Python.
+                await connection.send_packed_command([hiredis.pack_command(command)], check_health=False)
+                reply = await connection.read_response()
+        except ResponseError:
+            self._idle.append(connection)
+            raise
+        except TimeoutError as error:
+            await connection.disconnect(nowait=True)
+            raise RedisTimeoutError(f"no answer within {SOCKET_TIMEOUT_S:g} s") from error
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._idle.append(connection)
+        return reply
+
+    async def _connection(self) -> Any:
+        """A connection for a single command. Kept apart from the pool, whose locks and timers cost more than a read."""
+        while self._idle:
+            connection = self._idle.pop()
+            # One that the server has closed since must not count as a command that may have run.
+            if connection.is_connected and not connection._reader.at_eof():
+                return connection
+            await connection.disconnect(nowait=True)
+        connection = self.client.connection_pool.make_connection()
+        try:
+            await connection.connect()
         except (RedisError, OSError) as error:
             raise NotSentError(str(error)) from error
-        try:
-            # Packed in C: redis-py would encode each of a batch's thousands of arguments in Python.
-            await connection.send_packed_command([hiredis.pack_command(command)])
-            return await connection.read_response()
-        finally:
-            await pool.release(connection)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        # `call` limits the whole exchange; redis-py would make a task of every write to limit that.
+        connection.socket_timeout = None
+        return connection
 
     async def aclose(self) -> None:
         """Close every connection."""
+        while self._idle:
+            await self._idle.pop().disconnect()
         await self.client.aclose()
         for sentinel in self.sentinels:
             await sentinel.aclose()

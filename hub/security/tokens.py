@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 
 import jwt
 import orjson
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -33,6 +34,11 @@ LIFETIME_S: Final = 8 * 3600
 ALL: Final = "*"
 MIN_SECRET_BYTES: Final = 32
 _REMEMBERED: Final = 10_000
+_FAR: Final = 1e12
+"""No time is further off: the largest number would never expire."""
+# `$` also stands before a line break at the end: without it.
+_SYSTEM: Final = re.compile(SYSTEM_FORM.removesuffix("$"))
+_TENANT: Final = re.compile(TENANT_FORM.removesuffix("$"))
 
 Algorithm = Literal["HS256", "EdDSA"]
 
@@ -151,7 +157,7 @@ class Tokens:
                 issuer=ISSUER,
                 options={"require": ["exp", "iss", "aud", "sub", "jti"], "verify_exp": False, "verify_iat": False},
             )
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, UnicodeError, RecursionError) as error:
             raise Problem("unauthorized", f"the token is not valid: {error}") from error
         return _claims(payload)
 
@@ -199,13 +205,14 @@ def _claims(payload: Mapping[str, Any]) -> Claims:
         return frozenset(value)
 
     system, expires = payload.get("system"), payload.get("exp")
-    if not isinstance(system, str) or not re.match(SYSTEM_FORM, system):
+    if not isinstance(system, str) or not _SYSTEM.fullmatch(system):
         raise Problem("unauthorized", "the token's system must be a name like hotel-pms")
-    if isinstance(expires, bool) or not isinstance(expires, int | float):
-        raise Problem("unauthorized", "the token's exp must be a number")
+    # NaN is not less than anything.
+    if isinstance(expires, bool) or not isinstance(expires, int | float) or not abs(expires) < _FAR:
+        raise Problem("unauthorized", "the token's exp must be a number of seconds")
     tenants = texts("tenants")
     for tenant in tenants:
-        if tenant != ALL and not re.match(TENANT_FORM, tenant):
+        if tenant != ALL and not _TENANT.fullmatch(tenant):
             raise Problem("unauthorized", f"the token's tenant {tenant!r} is not a tenant id")
     view = payload.get("view", "full")
     if view not in ("full", "masked"):
@@ -237,7 +244,8 @@ def own_key(data_dir: Path) -> Key:
         pem = Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        fresh = path.with_name(f".hub.pem.{os.getpid()}")
+        # Not by pid alone: in a container every start has the same, and one may have been killed right here.
+        fresh = path.with_name(f".hub.pem.{os.getpid()}.{uuid.uuid4().hex}")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(pem)
@@ -253,7 +261,7 @@ def own_key(data_dir: Path) -> Key:
         raise StartError(f"the key {path} can be read by others", f"Run chmod 600 {path}")
     try:
         private = serialization.load_pem_private_key(path.read_bytes(), None)
-    except ValueError as error:
+    except (OSError, TypeError, ValueError, UnsupportedAlgorithm) as error:
         raise StartError(
             f"the key {path} cannot be read: {error}", "Restore it, or remove it to make a new one"
         ) from error
@@ -273,9 +281,11 @@ def keys_from_file(path: Path) -> list[Key]:
     fix = 'Write {"keys": [{"kty": "oct", "kid": "…", "alg": "HS256", "k": "…"}]}'
     try:
         found = orjson.loads(path.read_bytes())["keys"]
-        keys = []
+        keys: list[Key] = []
         for one in found:
             kid, algorithm = one["kid"], one["alg"]
+            if not isinstance(kid, str) or not kid or any(key.kid == kid for key in keys):
+                raise StartError(f"HUB_JWT_KEYS {path}: the kid {kid!r} is not a name of its own", fix)
             if (one["kty"], algorithm) not in (("oct", "HS256"), ("OKP", "EdDSA")):
                 raise StartError(f"HUB_JWT_KEYS {path}: key {kid} is {one['kty']} for {algorithm}", fix)
             key = jwt.PyJWK.from_dict(one, algorithm=algorithm).key

@@ -26,7 +26,7 @@ from hub.core.routing import Audience, Codec, View, may_see
 from hub.log.entry import Entry, parse
 from hub.log.setup import load_epochs, new_epoch
 from hub.log.stream_log import Head, StreamLog
-from hub.log.topology import READ_BLOCK_MS, RedisError
+from hub.log.topology import READ_BLOCK_MS, NotSentError, RedisError
 from hub.telemetry import Metrics
 from schemas.cursor import ZERO, StreamId
 
@@ -164,7 +164,7 @@ class Dispatcher:
                 if not self._away.isdisjoint(share):
                     await self._reconnect(share)
                 ids = [str(self.position[partition]) for partition in share]
-                reply = await self.log.source.client.execute_command(
+                reply = await self.log.source.call(
                     "XREAD", "COUNT", READ_COUNT, "BLOCK", READ_BLOCK_MS, "STREAMS", *names, *ids
                 )
                 if not reply:
@@ -173,7 +173,7 @@ class Dispatcher:
                 spent = await self._take([(names[bytes(name)], entries) for name, entries in pairs])
                 if spent > 0.001:
                     await asyncio.sleep(min(spent * PACE, MAX_PACE_S))
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, NotSentError) as error:
                 if self._away.isdisjoint(share):
                     log.warning("log_connection_lost", error=str(error) or type(error).__name__)
                 self._away.update(share)
