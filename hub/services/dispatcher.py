@@ -35,10 +35,10 @@ READ_COUNT: Final = 250
 RING_ENTRIES: Final = 2048
 RING_BYTES: Final = 2 * 1024 * 1024
 SHARED_PAGES: Final = 256
-PACE: Final = 0.7
+PACE: Final = 0.3
 """After a flush, the next read waits this share of the flush's own time: under load the ticks grow, and with them the
 number of events that one write carries."""
-MAX_PACE_S: Final = 0.02
+MAX_PACE_S: Final = 0.005
 RETRY_S: Final = 0.2
 
 NOWHERE: Final = Head(0, ZERO)

@@ -15,7 +15,7 @@ from hub.log.entry import Entry
 from hub.log.stream_log import Head, Start, StreamLog
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
-from hub.services.dispatcher import Dispatcher
+from hub.services.dispatcher import Dispatcher, Position, before
 from hub.telemetry import Metrics
 from schemas.cursor import Cursor, StreamId, join, split
 from schemas.errors import FieldError, Problem
@@ -114,9 +114,12 @@ class Reader:
         Raises:
             Problem: `invalid_cursor`; `log_unavailable` when the log cannot be read.
         """
+        # Nothing that was routed before this point can be newer than the heads asked for below.
+        routed = self._dispatcher.position
         try:
             starts = await self._starts(query)
-            return await self._read(claims, query, starts)
+            heads = await self._log.heads(query.tenants)
+            return await self._read(claims, query, starts, heads, routed)
         except (RedisError, OSError) as error:
             raise Problem("log_unavailable", "the log cannot be read now; ask again") from error
 
@@ -157,12 +160,18 @@ class Reader:
             self._metrics.resumes.labels("gap" if any(start.gap for start in starts.values()) else "recovered").inc()
         return [starts[tenant] for tenant in query.tenants]
 
-    async def _read(self, claims: Claims, query: Query, starts: Iterable[Start]) -> Page:
+    async def _read(
+        self, claims: Claims, query: Query, starts: Iterable[Start], heads: Mapping[str, Head], routed: Position
+    ) -> Page:
         places = {start.tenant_id: start.head for start in starts}
         gaps = [self._gap(start.tenant_id, str(start.gap), start.head) for start in starts if start.gap is not None]
-        begins = dict(places)
+        begins = {tenant: place.id for tenant, place in places.items()}
+        for tenant, place in places.items():
+            if place == heads[tenant]:
+                # It has everything: what was routed since is other tenants', and need not be looked through again.
+                begins[tenant] = max(place.id, routed[self._log.partition(tenant)])
         jumped = query.from_ms is not None
-        lanes = self._lanes(places, query.from_ms)
+        lanes = self._lanes(begins, query.from_ms)
         found: list[Entry] = []
         scanned = 0
         while len(found) < query.limit and scanned < MAX_SCANNED:
@@ -172,12 +181,14 @@ class Reader:
                 break
             lane = min(ready, key=lambda one: one.ready[0].id)
             entry = lane.ready.popleft()
-            scanned += 1
             place = places.get(entry.tenant_id)
-            if place is None or entry.id <= begins[entry.tenant_id].id:
+            if place is None or entry.id <= begins[entry.tenant_id]:
                 continue
+            # Only what moves a cursor counts, or a tenant far behind the others would hold the page where it is.
+            scanned += 1
             if not jumped and entry.sequence > place.sequence + 1:
-                hole = Head(entry.sequence - 1, StreamId(entry.id.ms, max(0, entry.id.n - 1)))
+                hole = Head(entry.sequence - 1, before(entry.id))
+                await self._log.note_hole(entry.tenant_id, hole)
                 gaps.append(self._gap(entry.tenant_id, "expired", hole))
             places[entry.tenant_id] = Head(entry.sequence, entry.id)
             if self._wanted(claims, query, entry):
@@ -186,12 +197,12 @@ class Reader:
         cursor = join([self._log.cursor(tenant, place) for tenant, place in places.items()])
         return Page(found, cursor, gaps, more)
 
-    def _lanes(self, places: Mapping[str, Head], from_ms: int | None) -> list[_Lane]:
+    def _lanes(self, begins: Mapping[str, StreamId], from_ms: int | None) -> list[_Lane]:
         lanes: dict[int, _Lane] = {}
         floor = StreamId(0, 0) if from_ms is None else StreamId(max(0, from_ms - SKEW_MS), 0)
-        for tenant, head in places.items():
+        for tenant, id in begins.items():
             partition = self._log.partition(tenant)
-            begin = max(head.id, floor)
+            begin = max(id, floor)
             lane = lanes.get(partition)
             if lane is None:
                 lanes[partition] = _Lane(partition, begin, {tenant})

@@ -157,6 +157,20 @@ async def test_a_rare_pattern_moves_on(rig: Rig, monkeypatch: pytest.MonkeyPatch
     assert list(map(place, second.entries)) == [(TENANTS[0], 16)]
 
 
+async def test_a_tenant_far_behind_holds_nobody_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many events of others were read already since a tenant's own place, each page moves on."""
+    monkeypatch.setattr(reader, "MAX_SCANNED", 10)
+    neighbour = TENANTS[1]
+    assert rig.log.partition(neighbour) == rig.log.partition(TENANTS[0])
+    await rig.publish(append(neighbour), *[append() for _ in range(45)], append(neighbour, KINDS[2]), append())
+    start = query(
+        (TENANTS[0], neighbour),
+        patterns=["order.*"],
+        after=join([rig.published[(TENANTS[0], 45)].cursor, rig.published[(neighbour, 1)].cursor]),
+    )
+    assert await read_all(rig, claims(), start) == [(neighbour, 2)]
+
+
 async def test_a_hole_is_told_with_the_page(rig: Rig) -> None:
     """What was trimmed by hand is a gap of the page, whose `resume_from` continues without another."""
     await rig.publish(*[append() for _ in range(10)])
