@@ -10,18 +10,8 @@ from pydantic import ValidationError
 
 from schemas import registry
 from schemas.envelope import Event
+from schemas.stream import FIELDS
 
-FIELDS: Final = [
-    b"event_type",
-    b"event_data",
-    b"timestamp",
-    b"event_id",
-    b"tenant_id",
-    b"action",
-    b"entity",
-    b"revision",
-    b"sequence",
-]
 TYPE, DATA, EVENT_ID, TENANT, ACTION, ENTITY = 1, 3, 7, 9, 11, 13
 """Where the values stand in an entry's flat field list."""
 
@@ -40,7 +30,7 @@ def in_order(fields: Sequence[bytes]) -> Sequence[bytes]:
     Raises:
         Undecodable: one is missing.
     """
-    if fields[:_END:2] == FIELDS:
+    if tuple(fields[:_END:2]) == FIELDS:
         return fields
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     missing = [name.decode() for name in FIELDS if name not in named]
@@ -85,5 +75,5 @@ def dead_letter(
 
 
 def _flat(named: dict[bytes, bytes]) -> list[bytes]:
-    names = FIELDS + [name for name in named if name not in FIELDS]
+    names = [*FIELDS, *(name for name in named if name not in FIELDS)]
     return [part for name in names for part in (name, named[name])]

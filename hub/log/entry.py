@@ -10,22 +10,12 @@ import orjson
 
 from schemas import registry
 from schemas.cursor import Cursor, StreamId
+from schemas.stream import FIELDS
 
 MASKED: Final = "masked"
 
 # Positions of the values in an entry's flat field list; the names are written in this order by append.lua.
 _TYPE, _DATA, _TIMESTAMP, _EVENT_ID, _TENANT, _ACTION, _ENTITY, _REVISION, _SEQUENCE = range(1, 18, 2)
-FIELDS: Final = (
-    b"event_type",
-    b"event_data",
-    b"timestamp",
-    b"event_id",
-    b"tenant_id",
-    b"action",
-    b"entity",
-    b"revision",
-    b"sequence",
-)
 
 
 class Entry:
