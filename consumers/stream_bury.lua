@@ -4,7 +4,9 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return -1
 end
-if #redis.call('XPENDING', KEYS[2], ARGV[2], ARGV[4], ARGV[4], 1) == 0 then
+-- When the group is gone there is nothing to bury; the entry comes again once the group is made anew.
+local pending = redis.pcall('XPENDING', KEYS[2], ARGV[2], ARGV[4], ARGV[4], 1)
+if pending.err or #pending == 0 then
   return 0
 end
 -- First the letter: when the server refuses to write it, the entry stays pending.

@@ -23,7 +23,7 @@ from hub.log.dead_letters import DeadLetters
 from hub.log.embedded import EmbeddedServer
 from hub.log.keys import Keys
 from hub.log.positions import Positions
-from hub.log.setup import Durability, durability, load_epochs, make_groups, open_log
+from hub.log.setup import Durability, durability, fix_layout, load_epochs, make_groups, open_log
 from hub.log.stream_log import StreamLog
 from hub.log.tenants import Tenants
 from hub.log.topology import Source, connect
@@ -200,15 +200,14 @@ class Hub:
         if found.durable is False and found != self._durability:
             log.warning("log_not_durable", detail=found.detail)
         self._durability = found
+        # The server answers: what it refused before is over, or is about to be said again.
+        self.log.last_error = None
         self.metrics.durable.set(1 if found.durable else 0)
 
     async def _reopen(self) -> None:
         """Prepare the server again after it was away or emptied; concurrent callers share one attempt."""
-        waited = self._reopening.locked()
         async with self._reopening:
-            if waited:
-                await load_epochs(self.log.source, self.log)
-                return
+            await fix_layout(self.log.source, self.log)
             await load_epochs(self.log.source, self.log)
             await make_groups(self.log.source, self.log, self.settings.groups)
             await self._ask_durability()

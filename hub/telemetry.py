@@ -75,7 +75,7 @@ def configure_logging(level: str, style: Literal["auto", "json", "console"]) -> 
     if not pretty:
         shared.append(structlog.processors.format_exc_info)
     renderer: Any = (
-        structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if pretty
         else structlog.processors.JSONRenderer(lambda event, **_: orjson.dumps(event, default=str).decode())
     )

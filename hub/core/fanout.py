@@ -76,11 +76,12 @@ class FanOut(Generic[EventT, PositionT]):
 
     def join(self, member: Member[EventT, PositionT], audience: Audience) -> None:
         """Add a member that has everything up to now."""
-        group = self._groups.get(audience)
-        if group is None:
+        if (group := self._groups.get(audience)) is not None:
+            self.flush([group])
+        # Asked again: when all its members refused what waited, the group is no more.
+        if (group := self._groups.get(audience)) is None:
             group = self._groups[audience] = Group(audience)
             self._routes.clear()
-        self.flush([group])
         group.members.add(member)
 
     def leave(self, member: Member[EventT, PositionT], audience: Audience) -> None:

@@ -54,6 +54,7 @@ ALLOWED: Final[Mapping[State, frozenset[str]]] = MappingProxyType(
         State.CLOSED: frozenset(),
     }
 )
+MAX_MARK: Final = 200
 MAX_REFUSED: Final = 100
 """Frames in a row that were not understood or not allowed, after which the connection is closed."""
 
@@ -165,6 +166,8 @@ class Session:
         if not isinstance(tree, dict):
             return Refuse(Problem("unknown_op", "a frame is a JSON object with an op"))
         op = tree.get("op")
+        if isinstance(op, strict_json.Refused):
+            return Refuse(Problem("unknown_op", f"op: {op.reason}"))
         ref, id = _mark(tree.get("ref")), _mark(tree.get("id"))
         model = CLIENT_FRAMES.get(op) if isinstance(op, str) else None
         if model is None or not isinstance(op, str):
@@ -228,4 +231,7 @@ class Session:
 
 
 def _mark(value: Any) -> int | str | None:
-    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
+    """A client's own mark, where it can be sent back."""
+    if isinstance(value, str):
+        return value if len(value) <= MAX_MARK and value.isprintable() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -24,6 +24,7 @@ TICK_S: Final = 0.5
 SPREAD_PER_CONNECTION_MS: Final = 2
 MIN_SPREAD_MS: Final = 500
 MAX_SPREAD_MS: Final = 30_000
+STOP_S: Final = 5.0
 
 log = structlog.get_logger("hub.websocket")
 
@@ -94,7 +95,10 @@ class SocketGateway:
         """Whether a browser page of this origin may connect: the hub's own pages, and HUB_ALLOWED_ORIGINS."""
         if origin is None or origin in self._allowed_origins or "*" in self._allowed_origins:
             return True
-        return host is not None and urlsplit(origin).netloc == host
+        try:
+            return host is not None and urlsplit(origin).netloc == host
+        except ValueError:
+            return False
 
     def _gap(self, tenant_id: str, reason: str, head: Head, cursor: str) -> None:
         for connection in list(self.connections):
@@ -125,7 +129,10 @@ class SocketGateway:
         for connection in list(self.connections):
             connection.abort()
         # Lost connections are reported in the next turns of the loop; each leaves a task that closes its feed.
-        while self.connections or self._tasks:
+        deadline = self.now() + STOP_S
+        while (self.connections or self._tasks) and self.now() < deadline:
             await asyncio.sleep(0)
             if self._tasks:
-                await asyncio.wait(self._tasks)
+                await asyncio.wait(self._tasks, timeout=STOP_S)
+        if self.connections or self._tasks:
+            log.error("connections_left", connections=len(self.connections), tasks=len(self._tasks))

@@ -66,6 +66,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_session",
         "_text",
         "_transport",
+        "_unsent",
         "_wire",
         "_worker",
         "id",
@@ -98,6 +99,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._received = 0
         self._reading = True
         self._paused_at: float | None = None
+        self._unsent = 0
         self._opened = gateway.now()
         self._close_timer: asyncio.TimerHandle | None = None
         self._code: int | None = None
@@ -113,14 +115,20 @@ class WebSocketConnection(asyncio.Protocol):
         self._gateway.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        self._session.heard()
-        self._wire.receive_data(data)
-        for event in self._wire.events_received():
-            if isinstance(event, Request):
-                self._handshake(event)
-            elif isinstance(event, Frame):
-                self._frame(event)
-        self._pump()
+        try:
+            self._session.heard()
+            self._wire.receive_data(data)
+            for event in self._wire.events_received():
+                if isinstance(event, Request):
+                    self._handshake(event)
+                elif isinstance(event, Frame):
+                    self._frame(event)
+            self._pump()
+        except Exception:
+            # Within the upgrade nobody else would end the connection: the transport is not this protocol's yet.
+            log.exception("connection_failed", session=self.id)
+            self._gateway.connections.discard(self)
+            self.abort()
 
     def eof_received(self) -> bool:
         self._wire.receive_eof()
@@ -164,9 +172,12 @@ class WebSocketConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused_at = self._gateway.now()
+        self._unsent = self._transport.get_write_buffer_size()
+        self._read_or_pause()
 
     def resume_writing(self) -> None:
         self._paused_at = None
+        self._read_or_pause()
         if self._feed is not None:
             self._feed.resume()
 
@@ -187,6 +198,10 @@ class WebSocketConnection(asyncio.Protocol):
         self._gateway.metrics.frames.labels("out").inc()
         self.write(wire.message(op=op, **fields))
 
+    def fail(self) -> None:
+        """The feed cannot go on: the client is to connect again."""
+        self.hang_up(Close.INTERNAL, "the hub failed")
+
     def _pump(self) -> None:
         for data in self._wire.data_to_send():
             if data:
@@ -206,9 +221,13 @@ class WebSocketConnection(asyncio.Protocol):
     def _handshake(self, request: Request) -> None:
         gateway = self._gateway
         path = request.path.partition("?")[0]
-        if path != "/ws":
+        once = {name: request.headers.get_all(name) for name in ("Host", "Origin", "Authorization")}
+        host, origin, header = (values[0] if values else None for values in once.values())
+        if any(len(values) > 1 for values in once.values()):
+            response = self._wire.reject(400, "Host, Origin and Authorization stand once\n")
+        elif path != "/ws":
             response = self._wire.reject(404, "WebSocket is at /ws\n")
-        elif not gateway.origin_allowed(request.headers.get("Origin"), request.headers.get("Host")):
+        elif not gateway.origin_allowed(origin, host):
             response = self._wire.reject(403, "This origin is not allowed; see HUB_ALLOWED_ORIGINS\n")
         else:
             response = self._wire.accept(request)
@@ -224,7 +243,6 @@ class WebSocketConnection(asyncio.Protocol):
             reason = "the hub is shutting down" if gateway.draining else "the hub has all the connections it will hold"
             self.hang_up(Close.TRY_LATER, reason)
             return
-        header = request.headers.get("Authorization")
         if header is not None:
             scheme, _, token = header.partition(" ")
             if scheme.lower() == "bearer":
@@ -249,7 +267,8 @@ class WebSocketConnection(asyncio.Protocol):
         if not claims.tenants:
             self.hang_up(Close.FORBIDDEN, "the token holds no tenant")
             return
-        deflate = any(extension.name == "permessage-deflate" for extension in self._wire.extensions)
+        # Shared frames are packed with the largest window; a client that asked for a smaller one gets plain frames.
+        deflate = any(getattr(extension, "local_max_window_bits", 0) == 15 for extension in self._wire.extensions)
         self._feed = Feed(
             self,
             claims,
@@ -282,7 +301,8 @@ class WebSocketConnection(asyncio.Protocol):
             return
         opcode = frame.opcode
         if opcode is Opcode.TEXT or opcode is Opcode.CONT:
-            self._text.append(bytes(frame.data))
+            if frame.data:
+                self._text.append(bytes(frame.data))
             if frame.fin:
                 text = b"".join(self._text)
                 self._text.clear()
@@ -383,7 +403,11 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _refuse_publish(self, problem: Problem, frame: frames.Publish) -> None:
         event = frame.event if isinstance(frame.event, dict) else {}
-        named = {name: event[name][:100] for name in ("event_id", "correlation_id") if isinstance(event.get(name), str)}
+        named = {
+            name: event[name][:100]
+            for name in ("event_id", "correlation_id")
+            if isinstance(event.get(name), str) and event[name].isascii()
+        }
         log.info("publish_refused", session=self.id, code=problem.code, **named)
         self._refuse(problem, ref=frame.ref)
 
@@ -400,7 +424,12 @@ class WebSocketConnection(asyncio.Protocol):
             self._refuse_publish(Problem("internal"), frame)
 
     def _read_or_pause(self) -> None:
-        busy = self._in_flight >= MAX_IN_FLIGHT or len(self._commands or ()) >= MAX_IN_FLIGHT
+        # A peer that does not take its answers is not asked for more.
+        busy = (
+            self._paused_at is not None
+            or self._in_flight >= MAX_IN_FLIGHT
+            or len(self._commands or ()) >= MAX_IN_FLIGHT
+        )
         if busy and self._reading:
             self._reading = False
             self._transport.pause_reading()
@@ -421,6 +450,8 @@ class WebSocketConnection(asyncio.Protocol):
                 self.send("notice", code="token_expiring", detail={"seconds": due.seconds})
             else:
                 self.hang_up(due.code, due.reason)
+        if self._paused_at is not None and (unsent := self._transport.get_write_buffer_size()) < self._unsent:
+            self._paused_at, self._unsent = now, unsent
         if self._paused_at is not None and self._code is None and now - self._paused_at >= self._gateway.slow_timeout_s:
             self.hang_up(Close.TOO_SLOW, f"nothing was read for {self._gateway.slow_timeout_s:g} s")
 

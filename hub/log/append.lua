@@ -1,8 +1,8 @@
 -- Appends events to one partition, each of them at most once.
 --
 -- KEYS  1 stream, 2 sequences (hash tenant -> "sequence id"), 3 revisions (hash "tenant entity" -> "revision id"),
---       4 epoch, 5 and 6 receipts of this generation and the one before (hash "tenant event_id" -> "sequence revision
---       id nonce")
+--       4 epoch, 5 to 7 receipts of this generation, the one before and the next, where a hub whose clock is ahead
+--       writes (hash "tenant event_id" -> "sequence revision id nonce")
 -- ARGV  1 seconds after which a generation of receipts goes, 2 the epoch the caller knows, then nine an event:
 --       tenant, event_id, entity, expected revision or '', type, action, timestamp ms, envelope up to its revision, nonce
 -- reply one a event: {outcome, sequence, revision, id}; outcome 0 appended, 1 duplicate, 2 conflict, 3 not appended
@@ -24,6 +24,7 @@ for i = 1, (#ARGV - 2) / 9 do
   local tenant, nonce = ARGV[a], ARGV[a + 8]
   local field = tenant .. ' ' .. ARGV[a + 1]
   local known = receipts[field] or redis.call('HGET', KEYS[5], field) or redis.call('HGET', KEYS[6], field)
+    or redis.call('HGET', KEYS[7], field)
   if known then
     local sequence, revision, id, first = string.match(known, '^(%d+) (%d+) (%S+) (%S+)$')
     replies[i] = {first == nonce and 0 or 1, tonumber(sequence), tonumber(revision), id}

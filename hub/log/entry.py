@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import orjson
 
+from hub.core.routing import may_see
 from schemas import registry
 from schemas.cursor import Cursor, StreamId
 from schemas.stream import FIELDS
@@ -66,13 +67,28 @@ class Entry:
     def event(self) -> dict[str, Any]:
         """The envelope as a dict; do not change it, it is shared."""
         if self._event is None:
-            self._event = orjson.loads(self.raw)
+            event = orjson.loads(self.raw)
+            if not isinstance(event, dict) or not isinstance(event.get("data"), dict):
+                raise ValueError("not an envelope")
+            self._event = event
         return self._event
+
+    @property
+    def readable(self) -> bool:
+        """Whether it is an event; what others wrote into the stream may only look like one."""
+        try:
+            return isinstance(self.event["targets"], list) and isinstance(self.event["schema_version"], int)
+        except (KeyError, ValueError):
+            return False
 
     @property
     def targets(self) -> tuple[str, ...]:
         """The systems the event is for."""
         return tuple(self.event["targets"])
+
+    def readable_by(self, system: str) -> bool:
+        """Whether a system may see the event: a target may, and its publisher."""
+        return may_see(system, self.targets) or self.event["data"].get("updated_by_system") == system
 
     def json(self, view: str) -> bytes:
         """The envelope as a reader with this view gets it: at the newest schema version, guests masked if need be."""

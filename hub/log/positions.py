@@ -16,6 +16,7 @@ from hub.log.topology import RedisError
 from schemas.cursor import Cursor
 
 RETRY_S = 0.5
+ALL = "*"
 
 log = structlog.get_logger("hub.log")
 
@@ -53,10 +54,19 @@ class Positions:
         by_partition: dict[int, dict[str, str]] = {}
         for tenant, cursor in cursors.items():
             partition, field = self._log.partition(tenant), self._field(system, name, tenant)
-            self._unwritten.pop((partition, field), None)
             by_partition.setdefault(partition, {})[field] = cursor
+        before = dict(self._unwritten)
+        # Known also where no tenant has an event yet, so that the first of them is not taken for an old one.
+        by_partition.setdefault(0, {})[self._field(system, name, ALL)] = "1"
         for partition, mapping in by_partition.items():
             await self._log.source.client.hset(self._log.keys.positions(partition), mapping=mapping)
+            for field in mapping:
+                if self._unwritten.get((partition, field)) == before.get((partition, field)):
+                    self._unwritten.pop((partition, field), None)
+
+    async def known(self, system: str, name: str) -> bool:
+        """Whether a durable subscription of this name was ever opened."""
+        return bool(await self._log.source.client.hexists(self._log.keys.positions(0), self._field(system, name, ALL)))
 
     def move(self, system: str, name: str, tenant_id: str, cursor: str) -> None:
         """Move a position forward; the caller has seen that it is forward."""
@@ -90,6 +100,7 @@ class Positions:
         if self._task is not None:
             task = self._task
             _, unfinished = await asyncio.wait([task], timeout=grace_s)
-            if unfinished:
+            # Again until it works: before Python 3.12 `wait_for`, which redis-py uses, may swallow a cancellation.
+            while unfinished:
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                _, unfinished = await asyncio.wait([task], timeout=0.1)

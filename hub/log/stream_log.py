@@ -318,10 +318,15 @@ class StreamLog:
     async def read(self, partition: int, after: StreamId, count: int, upto: StreamId | None = None) -> list[Entry]:
         """Up to `count` entries of a partition after `after`, in order."""
         last = "+" if upto is None else str(upto)
-        reply = await self.source.client.execute_command(
-            "XRANGE", self.keys.events(partition), f"({after}", last, "COUNT", count
-        )
-        return parse(reply, self.epochs[partition])
+        while True:
+            reply = await self.source.client.execute_command(
+                "XRANGE", self.keys.events(partition), f"({after}", last, "COUNT", count
+            )
+            entries = parse(reply, self.epochs[partition])
+            # A page of nothing but what others wrote is not the end.
+            if entries or len(reply) < count:
+                return entries
+            after = StreamId.parse(reply[-1][0])
 
     async def at(self, tenant_id: str, id: StreamId) -> Entry | None:
         """The entry with this id, or None when it is not in the stream (any more)."""
@@ -341,10 +346,10 @@ class StreamLog:
                 return await self.at(tenant_id, StreamId.parse(known.split()[2]))
         return None
 
-    def _receipts(self, partition: int, wall: float) -> tuple[str, str]:
+    def _receipts(self, partition: int, wall: float) -> tuple[str, ...]:
         """Receipts are kept by generations of the length they must last: a new one is begun, the older of two goes."""
         generation = int(wall // self._idempotency_s)
-        return self.keys.receipts(partition, generation), self.keys.receipts(partition, generation - 1)
+        return tuple(self.keys.receipts(partition, one) for one in (generation, generation - 1, generation + 1))
 
     async def heads(self, tenants: Iterable[str]) -> dict[str, Head]:
         """The last event of each tenant; sequence 0 for one without events."""

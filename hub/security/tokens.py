@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hub.errors import StartError
 from schemas import patterns
 from schemas.errors import Problem
-from schemas.types import SYSTEM_FORM, TENANT_FORM
+from schemas.types import HUB, SYSTEM_FORM, TENANT_FORM
 
 ISSUER: Final = "hotel-common"
 AUDIENCE: Final = "hotel-event-hub"
@@ -159,7 +159,10 @@ class Tokens:
             )
         except (jwt.PyJWTError, UnicodeError, RecursionError) as error:
             raise Problem("unauthorized", f"the token is not valid: {error}") from error
-        return _claims(payload)
+        claims = _claims(payload)
+        if claims.system == HUB and key.signing is None:
+            raise Problem("unauthorized", f"the system {HUB} is the hub's own; only its own key speaks for it")
+        return claims
 
     def sign(self, payload: Mapping[str, Any]) -> str:
         """Sign claims with the hub's own key; issuer, audience and token id are filled in."""

@@ -34,7 +34,7 @@ READ_COUNT: Final = 250
 """Entries of one stream in one read: bounds what one flush writes to a connection."""
 RING_ENTRIES: Final = 2048
 RING_BYTES: Final = 2 * 1024 * 1024
-SHARED_PAGES: Final = 256
+SHARED_PAGES: Final = 64
 PACE: Final = 0.3
 """After a flush, the next read waits this share of the flush's own time: under load the ticks grow, and with them the
 number of events that one write carries."""
@@ -111,6 +111,8 @@ class Dispatcher:
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._away: set[int] = set()
+        self.history = 0
+        """How often some partition's history was found to be replaced."""
         """The partitions whose server was lost."""
         self._stopping = False
 
@@ -132,8 +134,11 @@ class Dispatcher:
     async def stop(self) -> None:
         """Stop reading; what is buffered is written."""
         self._stopping = True
-        for task in self._tasks:
-            task.cancel()
+        # Again until it works: before Python 3.12 `wait_for`, which redis-py connects with, may swallow a cancellation.
+        while running := [task for task in self._tasks if not task.done()]:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=0.1)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for timer in self._timers:
             timer.cancel()
@@ -158,7 +163,6 @@ class Dispatcher:
 
     async def _run(self, share: list[int]) -> None:
         names = {self.log.keys.events(partition).encode(): partition for partition in share}
-        # The flag counts: a client library in trouble may swallow a cancellation.
         while not self._stopping:
             try:
                 if not self._away.isdisjoint(share):
@@ -168,6 +172,10 @@ class Dispatcher:
                     "XREAD", "COUNT", READ_COUNT, "BLOCK", READ_BLOCK_MS, "STREAMS", *names, *ids
                 )
                 if not reply:
+                    # Ids of a new history may lie below the position, where nothing is ever read.
+                    await load_epochs(self.log.source, self.log)
+                    if any(self.log.epochs[partition] != self._epochs[partition] for partition in share):
+                        self._away.update(share)
                     continue
                 pairs = reply.items() if isinstance(reply, dict) else reply
                 spent = await self._take([(names[bytes(name)], entries) for name, entries in pairs])
@@ -217,6 +225,7 @@ class Dispatcher:
         self.flush_all()
         self._advance({partition: kept})
         self._epochs[partition] = self.log.epochs[partition]
+        self.history += 1
         self._rings[partition] = Ring(kept)
         for tenant, head in heads.items():
             self._heads[tenant] = head
@@ -297,6 +306,8 @@ class Dispatcher:
         if entry.sequence > head.sequence + 1:
             hole = Head(entry.sequence - 1, before(entry.id))
             await self.log.note_hole(entry.tenant_id, hole)
+            # Who is behind reads across the hole from the log, and sees it there.
+            self._rings[partition] = Ring(hole.id)
             self._gap(entry.tenant_id, "expired", hole)
         return False
 
@@ -359,7 +370,8 @@ class Dispatcher:
             frames = [
                 encode(entry, audience.view, audience.codec)
                 for entry in entries
-                if may_see(audience.system, entry.targets)
+                if entry.readable
+                and may_see(audience.system, entry.targets)
                 and any(
                     one.wants(entry.tenant_id, entry.type, entry.action, entry.entity) for one in audience.interests
                 )

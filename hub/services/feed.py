@@ -16,24 +16,24 @@ from typing import Any, Final, Protocol
 import structlog
 
 from hub.core import subscription
-from hub.core.routing import Audience, Codec
+from hub.core.routing import Audience, Codec, may_see
 from hub.core.subscription import Subscription
 from hub.log.entry import Entry
 from hub.log.positions import Positions
 from hub.log.stream_log import Head
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
-from hub.services.dispatcher import Dispatcher, Position, before, encode
+from hub.services.dispatcher import NOWHERE, Dispatcher, Position, before, encode
 from hub.services.opening import begin
 from hub.telemetry import Metrics
 from schemas import patterns
 from schemas.cursor import Cursor, StreamId
 from schemas.errors import FieldError, Problem
 from schemas.frames import WINDOW, Subscribe
-from schemas.types import HUB
 
 _LAST: Final = StreamId(1 << 62, 0)
 CHUNK: Final = 256
+CHUNK_BYTES: Final = 256 * 1024
 RETRY_S: Final = 0.5
 MAX_SUBSCRIPTIONS: Final = 64
 
@@ -52,6 +52,19 @@ class Sink(Protocol):
 
     def send(self, op: str, **fields: Any) -> None:
         """Write one frame of fields."""
+
+    def fail(self) -> None:
+        """End the connection: its feed cannot go on."""
+
+
+def _bounded(entries: list[Entry]) -> list[Entry]:
+    """As many of the entries as may be written at once."""
+    size = 0
+    for index, entry in enumerate(entries):
+        size += len(entry.raw)
+        if size > CHUNK_BYTES:
+            return entries[: index + 1]
+    return entries
 
 
 class Feed:
@@ -100,9 +113,14 @@ class Feed:
             raise Problem("invalid_request", f"the subscription {frame.id!r} is open", [FieldError("id", "is in use")])
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise Problem("rate_limited", f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions")
-        opened = await begin(self._log, self._positions, self.claims, frame, self._dispatcher.position)
-        if self._gone() or self._is_open(frame.id):
-            return
+        while True:
+            history = self._dispatcher.history
+            opened = await begin(self._log, self._positions, self.claims, frame, self._dispatcher.position)
+            if self._gone() or self._is_open(frame.id):
+                return
+            # A history that was replaced meanwhile was told to the others only.
+            if history == self._dispatcher.history:
+                break
         # In the group, the others would be sent events ahead of this one's backlog.
         self._leave()
         if frame.name is not None and self._unacked is None:
@@ -142,6 +160,12 @@ class Feed:
         del self._subscriptions[id]
         if self._unacked is not None and all(one.name is None for one in self._subscriptions.values()):
             self._unacked, self._outstanding = None, 0
+        for tenant in list(self._unacked or ()):
+            named = [one for one in self._subscriptions.values() if one.name is not None]
+            if self._unacked is not None and not any(
+                one.interest.tenants is None or tenant in one.interest.tenants for one in named
+            ):
+                self._outstanding -= len(self._unacked.pop(tenant))
         self._kick()
 
     def may_continue(self, claims: Claims) -> bool:
@@ -200,11 +224,23 @@ class Feed:
 
     def gap(self, tenant_id: str, reason: str, head: Head, cursor: str) -> None:
         """The dispatcher found a hole in a tenant's history; `cursor` is the place after it."""
+        partition = self._log.partition(tenant_id)
         for one in self._subscriptions.values():
             if one.interest.tenants is None or tenant_id in one.interest.tenants:
+                behind = not one.has(partition, head.id)
+                if behind and reason == "expired":
+                    # It meets the hole on its way, after what comes before it.
+                    last = self._dispatcher.head(tenant_id)
+                    if one.at[partition] >= last.id:
+                        one.sequences[tenant_id] = last.sequence
+                    continue
                 one.sequences.pop(tenant_id, None)
+                if behind:
+                    # What it is still owed comes after the gap, from where it stands in the new history.
+                    one.acked[tenant_id] = 0
+                    self._send_gap(one, tenant_id, reason, self._log.cursor(tenant_id, NOWHERE))
+                    continue
                 if reason == "epoch":
-                    partition = self._log.partition(tenant_id)
                     one.begin_of[tenant_id] = one.begin[partition] = one.last_begin[partition] = head.id
                     one.acked[tenant_id] = head.sequence
                     one.at[partition] = min(one.at[partition], self._dispatcher.position[partition])
@@ -245,6 +281,7 @@ class Feed:
                         await asyncio.sleep(0)
                         continue
                     entries = self._dispatcher.recent(partition, after, CHUNK)
+                    remembered = entries is not None
                     if entries is None:
                         upto = self._dispatcher.position[partition]
                         entries = await self._log.read(partition, after, CHUNK, upto=upto)
@@ -254,7 +291,8 @@ class Feed:
                             self._pass(partition, after, upto)
                     elif not entries:
                         self._pass(partition, after, self._dispatcher.position[partition])
-                    elif self._fell_behind_together(partition, after):
+                    entries = _bounded(entries)
+                    if entries and remembered and self._fell_behind_together(partition, after):
                         self._serve_shared(partition, after, entries)
                         entries = []
                     self._serve(partition, entries)
@@ -268,6 +306,7 @@ class Feed:
             log.exception("catch_up_failed", system=self.claims.system)
             self._sink.send("error", code="internal", message="the hub failed; connect again", retryable=True)
             self._closed = True
+            self._sink.fail()
         finally:
             self._task = None
 
@@ -330,7 +369,7 @@ class Feed:
             self._check_sequence(behind, partition, entry, frames)
             if subscription.due(
                 behind, everyone, partition, entry.id, entry.tenant_id, entry.type, entry.action, entry.entity
-            ) and (system == HUB or system in entry.targets):
+            ) and (entry.readable and may_see(system, entry.targets)):
                 frames.append(encode(entry, view, self._codec))
                 if self._unacked is not None:
                     self._sent(entry)

@@ -57,9 +57,10 @@ class Janitor:
 
     async def stop(self) -> None:
         """End the rounds."""
-        if self._task is not None:
+        # Again until it works: before Python 3.12 `wait_for`, which redis-py uses, may swallow a cancellation.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait([self._task], timeout=0.1)
 
     async def _run(self) -> None:
         rounds = 0
@@ -73,6 +74,8 @@ class Janitor:
                 rounds += 1
             except (RedisError, OSError) as error:
                 log.warning("round_failed", error=str(error) or type(error).__name__)
+            except Exception:  # the log must be looked after while the hub runs
+                log.exception("round_failed")
             await asyncio.sleep(EVERY_S)
 
     async def measure(self) -> list[GroupState]:

@@ -46,7 +46,7 @@ async def begin(log: StreamLog, positions: Positions, claims: Claims, frame: Sub
         cursors = _cursors(frame, interest, list(known))
         if frame.name is not None:
             held = await positions.get(claims.system, frame.name, known)
-            if held and interest.tenants is None:
+            if interest.tenants is None and await positions.known(claims.system, frame.name):
                 # A tenant that came while the name was away is read from its first event.
                 held = {tenant: Cursor.decode(log.cursor(tenant, NOWHERE)) for tenant in known} | held
             cursors = held | cursors

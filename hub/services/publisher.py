@@ -89,7 +89,7 @@ class Publisher:
         try:
             append = self.prepare(parsed, event, claims)
             kind = append.type
-            self._log.post(append, partial(self._settle, receipt, append, started))
+            self._log.post(append, partial(self._settle, receipt, append, claims, started))
         except Problem as problem:
             self._count(kind, problem.code)
             raise
@@ -213,7 +213,12 @@ class Publisher:
         return tuple(dict.fromkeys(draft.targets))
 
     def _settle(
-        self, receipt: asyncio.Future[Receipt], append: Append, started: float, outcome: Outcome | Problem
+        self,
+        receipt: asyncio.Future[Receipt],
+        append: Append,
+        claims: Claims,
+        started: float,
+        outcome: Outcome | Problem,
     ) -> None:
         if isinstance(outcome, Problem):
             self._count(append.type, outcome.code)
@@ -221,7 +226,7 @@ class Publisher:
                 receipt.set_exception(outcome)
         elif isinstance(outcome, Conflict):
             self._count(append.type, "conflict")
-            task = asyncio.create_task(self._conflict(receipt, append, outcome))
+            task = asyncio.create_task(self._conflict(receipt, append, claims, outcome))
             self._conflicts.add(task)
             task.add_done_callback(self._conflicts.discard)
         else:
@@ -238,12 +243,19 @@ class Publisher:
                     }
                 )
 
-    async def _conflict(self, receipt: asyncio.Future[Receipt], append: Append, outcome: Conflict) -> None:
-        """Refuse, with the latest state of the entity where the log still has it."""
+    async def _conflict(
+        self, receipt: asyncio.Future[Receipt], append: Append, claims: Claims, outcome: Conflict
+    ) -> None:
+        """Refuse, with the latest state of the entity: where the log still has it, and as far as the token may read."""
         latest: dict[str, Any] = {"revision": outcome.revision, "data": None}
         try:
-            if outcome.id is not None and (entry := await self._log.at(append.tenant_id, outcome.id)) is not None:
-                latest["data"] = registry.current(entry.event)["data"]
+            entry = None if outcome.id is None else await self._log.at(append.tenant_id, outcome.id)
+            if (
+                entry is not None
+                and entry.readable_by(claims.system)
+                and claims.may("subscribe", f"{entry.type}.{entry.action}")
+            ):
+                latest["data"] = orjson.loads(entry.json(claims.view))["data"]
         except (RedisError, OSError) as error:
             log.warning("latest_not_read", error=str(error) or type(error).__name__, event_id=append.event_id)
         detail = f"{append.entity} is at revision {outcome.revision}, not {append.expected_revision}"

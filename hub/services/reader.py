@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import orjson
@@ -24,6 +24,7 @@ CHUNK: Final = 500
 MAX_SCANNED: Final = 20_000
 """Entries looked at for one page: a rare pattern gets an empty page and a cursor that has moved on."""
 MAX_TENANTS: Final = 64
+MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
 SKEW_MS: Final = 3_600_000
 
 
@@ -37,6 +38,8 @@ class Query:
     from_ms: int | None = None
     to_ms: int | None = None
     limit: int = 100
+    every: bool = False
+    """All tenants there are, also those that come while it is waited for events."""
 
 
 @dataclass(slots=True)
@@ -128,8 +131,9 @@ class Reader:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:
+            query = await self._grown(query)
             # Asked for before the page is read, so that an event between the two is not slept through.
-            news = asyncio.ensure_future(self._dispatcher.wait(query.tenants))
+            news = asyncio.ensure_future(self._dispatcher.wait(None if query.every else query.tenants))
             stop = asyncio.ensure_future(stopping.wait())
             try:
                 await asyncio.sleep(0)
@@ -137,13 +141,24 @@ class Reader:
                 left = deadline - loop.time()
                 if page.entries or page.gaps or left <= 0 or stopping.is_set():
                     return page
-                query = Query(query.interest, query.tenants, page.next, query.from_ms, query.to_ms, query.limit)
+                query = replace(query, after=page.next)
                 if not page.more:
                     await asyncio.wait({news, stop}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 news.cancel()
                 stop.cancel()
                 await asyncio.gather(news, stop, return_exceptions=True)
+
+    async def _grown(self, query: Query) -> Query:
+        """The query with the tenants that have come since; they begin at their first event."""
+        if not query.every:
+            return query
+        try:
+            tenants = dict.fromkeys((*query.tenants, *sorted(await self._log.tenants())))
+        except (RedisError, OSError) as error:
+            raise Problem("log_unavailable", "the log cannot be read now; ask again") from error
+        interest = replace(query.interest, tenants=frozenset(tenants))
+        return replace(query, interest=interest, tenants=tuple(tenants))
 
     async def _starts(self, query: Query) -> list[Start]:
         after = query.after
@@ -166,15 +181,15 @@ class Reader:
         places = {start.tenant_id: start.head for start in starts}
         gaps = [self._gap(start.tenant_id, str(start.gap), start.head) for start in starts if start.gap is not None]
         begins = {tenant: place.id for tenant, place in places.items()}
-        for tenant, place in places.items():
-            if place == heads[tenant]:
+        for tenant, head in places.items():
+            if head == heads[tenant]:
                 # It has everything: what was routed since is other tenants', and need not be looked through again.
-                begins[tenant] = max(place.id, routed[self._log.partition(tenant)])
+                begins[tenant] = max(head.id, routed[self._log.partition(tenant)])
         jumped = query.from_ms is not None
         lanes = self._lanes(begins, query.from_ms)
         found: list[Entry] = []
-        scanned = 0
-        while len(found) < query.limit and scanned < MAX_SCANNED:
+        scanned = size = 0
+        while len(found) < query.limit and scanned < MAX_SCANNED and size < MAX_PAGE_BYTES:
             await self._fill(lanes)
             ready = [lane for lane in lanes if lane.ready]
             if not ready:
@@ -193,6 +208,7 @@ class Reader:
             places[entry.tenant_id] = Head(entry.sequence, entry.id)
             if self._wanted(claims, query, entry):
                 found.append(entry)
+                size += len(entry.raw)
         more = any(lane.ready or not lane.done for lane in lanes)
         cursor = join([self._log.cursor(tenant, place) for tenant, place in places.items()])
         return Page(found, cursor, gaps, more)
@@ -217,11 +233,11 @@ class Reader:
                 entries = await self._log.read(lane.partition, lane.at, CHUNK)
                 if entries:
                     lane.at = entries[-1].id
-                lane.done = len(entries) < CHUNK
+                lane.done = not entries
                 lane.ready.extend(entry for entry in entries if entry.tenant_id in lane.tenants)
 
     def _wanted(self, claims: Claims, query: Query, entry: Entry) -> bool:
-        if query.from_ms is not None and entry.timestamp_ms < query.from_ms:
+        if not entry.readable or (query.from_ms is not None and entry.timestamp_ms < query.from_ms):
             return False
         if query.to_ms is not None and entry.timestamp_ms >= query.to_ms:
             return False

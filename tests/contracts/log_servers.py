@@ -99,7 +99,7 @@ class Server:
 
     def client(self) -> Any:
         """A blocking client for set-up."""
-        return plain_redis.Redis(port=self.port, protocol=2, socket_timeout=5, retry=None)
+        return plain_redis.Redis(port=self.port, protocol=2, socket_timeout=5)
 
     def signal(self, number: signal.Signals) -> None:
         """Send the process a signal."""

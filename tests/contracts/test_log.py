@@ -1,4 +1,4 @@
-"""What every server must make of the log: order, de-duplication, revisions, cursors, trimming, positions, dead letters."""
+"""What every server must make of the log: order, duplicates, revisions, cursors, trimming, positions, dead letters."""
 
 from __future__ import annotations
 
@@ -421,7 +421,7 @@ async def test_a_cursor_of_another_epoch_is_told(bench: Bench) -> None:
 
 
 async def test_a_lost_tail_is_told(bench: Bench) -> None:
-    """After a failover that lost the tail, cursors of lost events are told, before and after others took their place."""
+    """After a failover that lost the tail, its cursors are told, before and after others took the events' place."""
     log = await bench.open()
     receipts = await append_all(log, [event(n=n) for n in range(5)])
     await lose_tail(log, keep=3, receipts=receipts)

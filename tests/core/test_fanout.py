@@ -177,6 +177,17 @@ def test_forgotten_routes_are_worked_out_again(audiences: list[Audience], sent: 
         fanout.MAX_ROUTES = held  # type: ignore[misc]
 
 
+def test_joining_a_group_that_everybody_leaves() -> None:
+    """Who joins just as the flush makes the last member leave is in the group that routes lead to."""
+    run = Run([Audience(frozenset({Interest(None, frozenset({"*"}))}), "hub", batch_ms=50)])
+    event = ("a", "x", "one", "x:1", ())
+    for step in (("join", 0), ("refuse", 0), ("add", event), ("join", 0), ("add", event)):
+        run.step(step)
+    run.fan.flush(run.fan.waiting())
+    run.check()
+    assert run.members[1].got == [1]
+
+
 def test_a_frame_is_made_once_a_view_and_codec() -> None:
     """Groups that differ only in what they ask for share the encoded bytes."""
     made: list[tuple[int, str, str]] = []
@@ -189,7 +200,7 @@ def test_a_frame_is_made_once_a_view_and_codec() -> None:
     for tenant in ("a", "b", "c"):
         for view in ("full", "masked"):
             asked = frozenset({Interest(frozenset({"a", tenant}), frozenset({"*"}))})
-            audience = Audience(asked, "hub", view)  # type: ignore[arg-type]
+            audience = Audience(asked, "hub", view)
             fan.join(Member(audience), audience)
     fan.add(Event(1, "a", "x", "one", "x:1", ()), 0)
     assert sorted(made) == [(1, "full", "plain"), (1, "masked", "plain")]

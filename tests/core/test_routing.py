@@ -46,9 +46,7 @@ def under(pattern: str, type: str, action: str) -> bool:
     st.sampled_from(ACTIONS),
     st.sampled_from(ENTITIES),
 )
-def test_an_interest_wants_what_it_names(
-    interest: Interest, tenant: str, type: str, action: str, entity: str
-) -> None:
+def test_an_interest_wants_what_it_names(interest: Interest, tenant: str, type: str, action: str, entity: str) -> None:
     """All four of tenant, pattern and entity have to fit; an absent list fits everything, an empty one nothing."""
     kind = (interest.tenants is None or tenant in interest.tenants) and any(
         under(pattern, type, action) for pattern in interest.patterns

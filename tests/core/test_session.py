@@ -81,8 +81,21 @@ def test_every_op_in_every_state(state: State, op: str) -> None:
 @pytest.mark.parametrize("state", list(State))
 @pytest.mark.parametrize(
     "body",
-    [b"{}", b"[]", b"1", b'"x"', b"null", b'{"op":null}', b'{"op":1}', b'{"op":"Ping"}', b'{"op":["ping"]}']
-    + [b'{"op":"snapshot"}', b'{"op":"ping","op":"ping"}', b'{"op":"welcome"}', b'{"op":""}'],
+    [
+        b"{}",
+        b"[]",
+        b"1",
+        b'"x"',
+        b"null",
+        b'{"op":null}',
+        b'{"op":1}',
+        b'{"op":"Ping"}',
+        b'{"op":["ping"]}',
+        b'{"op":"snapshot"}',
+        b'{"op":"ping","op":"ping"}',
+        b'{"op":"welcome"}',
+        b'{"op":""}',
+    ],
 )
 def test_unknown_ops_are_answered(state: State, body: bytes) -> None:
     """What is no op of a client is answered by `unknown_op` and ends nothing."""

@@ -98,9 +98,9 @@ def test_claims_answer_for_their_scopes() -> None:
     assert claims.has("sync")
     assert not claims.has("ops")
     assert verifier().verify(signed(scopes=["admin"])).has("ops")
-    for refuse in (lambda: claims.require("ops"), lambda: claims.require_tenant("other")):
+    for refuse, what in ((claims.require, "ops"), (claims.require_tenant, "other")):
         with pytest.raises(Problem) as found:
-            refuse()
+            refuse(what)
         assert found.value.code == "forbidden"
     assert verifier().verify(signed(tenants=[ALL])).holds("whatever")
 

@@ -25,7 +25,7 @@ from hub.log.binary import find_server
 from hub.log.keys import Keys
 from hub.log.positions import Positions
 from hub.log.setup import load_epochs, make_groups, open_log
-from hub.log.stream_log import Append, Appended, StreamLog
+from hub.log.stream_log import Append, Appended, Head, StreamLog
 from hub.log.topology import connect
 from hub.security.tokens import Claims
 from hub.services.dispatcher import Dispatcher
@@ -144,9 +144,13 @@ class Rig:
         self.log.on_lost = self.reopen
         self.positions = Positions(self.log)
         self.dispatcher = Dispatcher(self.log, self.metrics, reopen=self.reopen)
-        self.dispatcher.on_gap = lambda *told: [feed.gap(*told) for feed in self.feeds]
+        self.dispatcher.on_gap = self._gap
         await self.dispatcher.start()
         return self
+
+    def _gap(self, tenant_id: str, reason: str, head: Head, cursor: str) -> None:
+        for feed in self.feeds:
+            feed.gap(tenant_id, reason, head, cursor)
 
     async def reopen(self) -> None:
         """As the hub does when the server was away."""
@@ -245,6 +249,10 @@ class Connection:
         rig.feeds.append(self.feed)
 
     # the sink
+
+    def fail(self) -> None:
+        """The feed gave up: never in these tests."""
+        raise AssertionError("the feed failed")
 
     def write(self, frames: bytes) -> None:
         """Events, ready-made."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -74,6 +75,21 @@ async def test_a_start_begins_at_the_end(rig: Rig, log_server: LogServer) -> Non
     assert all(task.done() for task in other.dispatcher._tasks)
 
 
+def caught_up(rig: Rig, last: int) -> bool:
+    """Whether a hub has routed the first tenant's event `last`."""
+    return rig.dispatcher.head(TENANTS[0]).sequence == last
+
+
+def level(one: Rig, other: Rig) -> bool:
+    """Whether two hubs have read the same."""
+    return one.dispatcher.position == other.dispatcher.position
+
+
+def told(gaps: list[Any], *gap: Any) -> None:
+    """Note a gap."""
+    gaps.append(gap)
+
+
 async def test_appends_during_a_start_are_no_gap(rig: Rig, log_server: LogServer) -> None:
     """A hub that starts while events are stored neither misses one after its start nor sees a hole."""
     for _ in range(5):
@@ -82,13 +98,13 @@ async def test_appends_during_a_start_are_no_gap(rig: Rig, log_server: LogServer
         other = Rig(log_server, rig.prefix)
         gaps: list[Any] = []
         await other.start()
-        other.dispatcher.on_gap = lambda *told, gaps=gaps: gaps.append(told)
+        other.dispatcher.on_gap = partial(told, gaps)
         listener = listen(other)
         try:
             await writing
             last = max(number for tenant, number in rig.published if tenant == TENANTS[0])
-            await until(lambda other=other, last=last: other.dispatcher.head(TENANTS[0]).sequence == last)
-            await until(lambda other=other: other.dispatcher.position == rig.dispatcher.position)
+            await until(partial(caught_up, other, last))
+            await until(partial(level, rig, other))
             assert gaps == []
             for tenant in TENANTS:
                 mine = [number for name, number in listener.got if name == tenant]
@@ -115,8 +131,8 @@ async def test_what_others_wrote_does_not_stop_it(rig: Rig) -> None:
         but(b"sequence", b"many"),
         but(b"timestamp", b""),
         but(b"entity", b"\xff"),
-        but(b"event_data", b"{") [:-1] + [b"2"],
-        but(b"event_data", b"[]") [:-1] + [b"3"],
+        [*but(b"event_data", b"{")[:-1], b"2"],
+        [*but(b"event_data", b"[]")[:-1], b"3"],
     ):
         await rig.log.source.client.execute_command("XADD", key, "*", *wrong)
     sequences = rig.log.keys.sequences(partition)
@@ -151,7 +167,9 @@ async def test_a_log_trimmed_while_away_is_no_loss(rig: Rig) -> None:
     rig.dispatcher.on_gap = lambda *told: gaps.append(told)
     await rig.publish(append())
     await rig.routed()
-    await rig.log.source.client.execute_command("XTRIM", rig.log.keys.events(rig.log.partition(TENANTS[0])), "MAXLEN", 0)
+    await rig.log.source.client.execute_command(
+        "XTRIM", rig.log.keys.events(rig.log.partition(TENANTS[0])), "MAXLEN", 0
+    )
     rig.dispatcher._away.update(range(PARTITIONS))
     listener = listen(rig)
     await rig.publish(append())
@@ -160,7 +178,7 @@ async def test_a_log_trimmed_while_away_is_no_loss(rig: Rig) -> None:
 
 
 async def test_waiters_are_woken_by_their_tenants(rig: Rig) -> None:
-    """A wait ends with the next event of one of its tenants, of any tenant without a list, and when the reader stops."""
+    """A wait ends with the next event of its tenants, of any tenant without a list, and when the reader stops."""
     mine = asyncio.create_task(rig.dispatcher.wait([TENANTS[0], TENANTS[2]]))
     others = asyncio.create_task(rig.dispatcher.wait([TENANTS[1]]))
     any_one = asyncio.create_task(rig.dispatcher.wait(None))

@@ -179,9 +179,7 @@ async def test_entities_and_targets_narrow(rig: Rig) -> None:
     """Only events of the entities asked for, and only those the system is a target of."""
     one = rig.connection(claims(TENANTS, SYSTEM))
     await one.subscribe(entities=["room:1"], after="earliest")
-    await rig.publish(
-        append(entity="room:2"), append(entity="room:1"), append(entity="room:1", targets=["hotel-saas"])
-    )
+    await rig.publish(append(entity="room:2"), append(entity="room:1"), append(entity="room:1", targets=["hotel-saas"]))
     await one.quiet()
     assert one.sequences() == [2]
 
@@ -202,8 +200,9 @@ async def test_what_is_not_allowed_is_refused(rig: Rig, fields: dict[str, Any], 
     """A refused subscription opens nothing, and the others of the connection go on."""
     one = rig.connection(claims(TENANTS, scopes=["subscribe:room.*"]))
     await one.subscribe(1, ["room.*"])
+    wanted: dict[str, Any] = {"id": 2, "patterns": ["room.*"]}
     with pytest.raises(Problem) as refused:
-        await one.subscribe(**({"id": 2, "patterns": ["room.*"]} | fields))
+        await one.subscribe(**(wanted | fields))
     assert refused.value.code == code
     await rig.publish(append())
     await one.quiet()
@@ -419,7 +418,7 @@ async def test_acknowledgements_of_a_second_reading_count(rig: Rig) -> None:
 
 
 async def test_wrong_acknowledgements_are_refused(rig: Rig) -> None:
-    """Nothing to acknowledge, a tenant not held, a cursor of the future or of another tenant: refused, nothing moved."""
+    """Nothing to acknowledge, a tenant not held, a cursor that is none or of another tenant: refused."""
     (event,) = await rig.publish(append())
     one = rig.connection(claims(TENANTS[:2]))
     await one.subscribe(1)
@@ -507,7 +506,7 @@ async def test_earliest_is_the_earliest_there_is(rig: Rig, log_server: LogServer
 
 @pytest.mark.parametrize("who", ["this hub", "another hub"])
 async def test_an_emptied_server_is_told_to_live_connections(rig: Rig, log_server: LogServer, who: str) -> None:
-    """After FLUSHALL each tenant's subscribers get one `epoch` gap and then the new history, whole, with its cursors."""
+    """After FLUSHALL a tenant's subscribers get one `epoch` gap and then the new history, whole, with its cursors."""
     one = rig.connection(claims(TENANTS[:1]))
     await one.subscribe(name="n")
     await rig.publish(*[append() for _ in range(5)])

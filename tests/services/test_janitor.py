@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -122,10 +123,12 @@ async def test_a_failed_round_is_not_the_last(rig: Rig, monkeypatch: pytest.Monk
         rounds += 1
         if rounds < 3:
             raise error
+        if rounds == 6:
+            await asyncio.Event().wait()
 
     made = janitor_of(rig, Clock(), refresh=refresh)
     made.start()
-    await until(lambda: rounds > 3)
+    await until(lambda: rounds == 6)
     await made.stop()
     assert made._task is not None
     assert made._task.done()

@@ -21,14 +21,14 @@ from schemas.types import HOTEL_MEMBER, HOTEL_PMS, HOTEL_SAAS
 pytestmark = pytest.mark.server
 
 NOW = datetime(2026, 7, 15, 1, 4, 1, 512_000, tzinfo=UTC)
-PMS = claims(["naha"], HOTEL_PMS, ["publish:*"])
+PMS = claims(["naha"], HOTEL_PMS, ["publish:*", "subscribe:*"])
 
 
 def room(**changes: Any) -> dict[str, Any]:
     """A `room.status_changed` as a publisher writes it; `data` is merged, ... takes a field out."""
-    data = {"room_id": "r-1", "room_number": "301", "room_type": "twin", "status": "occupied"}
+    data: dict[str, Any] = {"room_id": "r-1", "room_number": "301", "room_type": "twin", "status": "occupied"}
     data |= {"availability_date": "2026-07-17"} | changes.pop("data", {})
-    event = {"type": "room", "action": "status_changed"} | changes
+    event: dict[str, Any] = {"type": "room", "action": "status_changed"} | changes
     event["data"] = {name: value for name, value in data.items() if value is not ...}
     return {name: value for name, value in event.items() if value is not ...}
 
@@ -209,7 +209,7 @@ async def test_an_old_version_is_taken_and_told_new(rig: Rig) -> None:
     """An order of version 1 is stored as it came; a conflict tells the newest version's data."""
     order = {"type": "order", "action": "placed", "schema_version": 1}
     order["data"] = {"order_id": "o-1", "room_number": "1", "item": "tea", "quantity": 2, "unit_price": 500}
-    who = claims(["naha"], HOTEL_SAAS, ["publish:*"])
+    who = claims(["naha"], HOTEL_SAAS, ["publish:*", "subscribe:*"])
     event = await stored(rig, await publish(rig, order, who))
     assert event["schema_version"] == 1
     assert event["data"]["item"] == "tea"

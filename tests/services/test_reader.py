@@ -211,7 +211,7 @@ async def test_interests_stay_within_the_token(rig: Rig) -> None:
     assert (await read.interest(claims()))[1] == (TENANTS[3],)
     for asked in ({"wanted": ["order.*"]}, {"wanted": ["*"]}, {"tenants": [TENANTS[2]]}):
         with pytest.raises(Problem) as refused:
-            await read.interest(few, **asked)  # type: ignore[arg-type]
+            await read.interest(few, **asked)
         assert refused.value.code == "forbidden"
     with pytest.raises(Problem):
         await read.interest(claims(TENANTS, SYSTEM, ["publish:*"]))
@@ -279,7 +279,8 @@ async def test_many_polls_see_every_event(rig: Rig) -> None:
     read, total = reader_of(rig), 200
 
     async def poll() -> list[int]:
-        asked, found = query((TENANTS[0],), limit=7), []
+        asked = query((TENANTS[0],), limit=7)
+        found: list[int] = []
         while len(found) < total:
             page = await read.wait(claims(), asked, 15, asyncio.Event())
             assert page.gaps == []

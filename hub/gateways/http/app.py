@@ -9,6 +9,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,6 +33,8 @@ def create_app(services: Services, version: str) -> ASGIApp:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RedisError, _unavailable)
+    app.add_exception_handler(OSError, _unavailable)
     app.add_exception_handler(Exception, _failed)
     return _Logged(app)
 
@@ -57,6 +60,11 @@ async def _http(_: Request, error: Exception) -> Response:
     response = problem_response(problem)
     response.status_code = error.status_code
     return response
+
+
+async def _unavailable(_: Request, error: Exception) -> Response:
+    log.warning("log_not_reached", error=str(error) or type(error).__name__)
+    return problem_response(Problem("log_unavailable", "the log cannot be reached now; ask again"))
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -121,7 +121,8 @@ class Filter:
         interest, tenants = await hub.reader.interest(
             claims, wanted=self.patterns, tenants=self.tenants, entities=self.entities
         )
-        return reader.Query(interest, tenants, after or self.after, self.from_ms, self.to_ms, limit)
+        every = claims.all_tenants and not self.tenants
+        return reader.Query(interest, tenants, after or self.after, self.from_ms, self.to_ms, limit, every)
 
 
 async def _filter(
