@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest, multiprocess
 from hub.errors import StartError
 from hub.gateways.http.app import create_app
 from hub.gateways.http.context import Services
+from hub.gateways.http.protocol import BoundedHttpProtocol
 from hub.gateways.sockets import SocketGateway
 from hub.log.dead_letters import DeadLetters
 from hub.log.embedded import EmbeddedServer
@@ -230,7 +231,7 @@ class Hub:
         self.sockets.start()
         config = uvicorn.Config(
             create_app(self._services, VERSION),
-            http="httptools",
+            http=BoundedHttpProtocol,
             ws=self.sockets.protocol,  # type: ignore[arg-type]
             lifespan="off",
             log_config=None,

@@ -336,3 +336,42 @@ async def test_draining_says_when_to_come_back_and_takes_acks(start: Callable[..
         await socket.quiet()
         await house.publish(house.reservation())
         assert (await socket.next())["sequence"] == 3
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "Host: a\r\nHost: b",
+        "Host: a\r\nOrigin: http://[",
+        "Host: a\r\nAuthorization: Bearer x\r\nAuthorization: Bearer y",
+    ],
+)
+async def test_odd_upgrades_leave_nothing_behind(start: Callable[..., Any], headers: str) -> None:
+    """An upgrade with repeated or broken headers is refused, is forgotten, and does not keep the hub from stopping."""
+    async with start() as house:
+        reader, writer = await asyncio.open_connection("127.0.0.1", house.hub.port)
+        key = base64.b64encode(os.urandom(16)).decode()
+        writer.write(
+            f"GET /ws HTTP/1.1\r\n{headers}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 403"))
+        writer.close()
+        await house.until(lambda: not house.hub.sockets.connections)
+
+
+async def test_marks_that_cannot_be_sent_back_are_not(house: House) -> None:
+    """A ref or id with a lone surrogate is answered without it, and the connection goes on."""
+    async with house.socket() as socket:
+        for frame in (
+            '{"op":"nope","ref":"\\ud800"}',
+            '{"op":"publish","ref":"\\ud800"}',
+            '{"op":"unsubscribe","id":"\\ud800"}',
+        ):
+            await socket.connection.send(frame)
+            answer = await socket.next()
+            assert answer["op"] == "error"
+            assert "ref" not in answer
+        await socket.quiet()

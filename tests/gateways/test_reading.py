@@ -215,3 +215,16 @@ async def test_the_hub_describes_itself(house: House) -> None:
     assert "default" not in metrics
     assert (await house.http.get(f"{root}/nowhere")).json()["code"] == "not_found"
     assert (await house.http.put(f"{root}/healthz")).status_code == 405
+
+
+async def test_a_stream_of_all_tenants_takes_in_new_ones(house: House) -> None:
+    """A `*` token's stream and long poll get the events of a hotel whose first event comes later."""
+    await house.publish(house.reservation())
+    token = house.token("hub", ["*"])
+    polling = asyncio.create_task(get(house, token=token, after="latest", wait=30))
+    await house.until(lambda: bool(house.hub.dispatcher._waiters))
+    await house.publish(house.reservation(tenant_id="new"), tenants=["new"])
+    page = (await polling).json()
+    assert [one["event"]["tenant_id"] for one in page["events"]] == ["new"]
+    again = (await get(house, token=token, after=page["next"])).json()
+    assert again["events"] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import Depends, Request
@@ -20,6 +20,8 @@ from hub.services.reader import Reader
 from hub.telemetry import Metrics
 from schemas.errors import FieldError, Problem
 from schemas.frames import MAX_BODY_BYTES
+
+BODY_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(slots=True)
@@ -78,11 +80,15 @@ async def body(request: Request) -> bytes:
     if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
         raise Problem("too_large", f"the body is {announced} bytes, the limit is {MAX_BODY_BYTES}")
     pieces, size = [], 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > MAX_BODY_BYTES:
-            raise Problem("too_large", f"the limit is {MAX_BODY_BYTES} bytes")
-        pieces.append(piece)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > MAX_BODY_BYTES:
+                    raise Problem("too_large", f"the limit is {MAX_BODY_BYTES} bytes")
+                pieces.append(piece)
+    except TimeoutError:
+        raise Problem("invalid_request", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
     return b"".join(pieces)
 
 

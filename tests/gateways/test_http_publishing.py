@@ -168,3 +168,43 @@ async def test_a_flushed_server_is_begun_anew(house: House) -> None:
     assert [one["cursor"] for one in page["events"]] == [after["cursor"]]
     groups = (await house.http.get("/groups", headers=house.headers(scopes=["ops"]))).json()["groups"]
     assert {group["group"] for group in groups} >= {"archiver", "webhooks", "hotel-pms", "hotel-saas", "hotel-member"}
+
+
+async def test_a_conflict_shows_no_more_than_the_token_may_read(house: House) -> None:
+    """The latest state in a conflict is masked, and left out where scope or targets forbid it."""
+    await house.publish(house.reservation("R1", data_guest_name="山田 花子", targets=["hotel-pms"]))
+    late = house.reservation("R1", expected_revision=7)
+    whole = (await house.post(late)).json()["latest"]
+    assert whole["data"]["guest_name"] == "山田 花子"
+    masked = (await house.post(late, view="masked")).json()["latest"]
+    assert masked["data"]["guest_name"] == "***"
+    for less in ({"scopes": ["publish:*"]}, {"system": "hotel-member"}):
+        latest = (await house.post(late, **less)).json()["latest"]
+        assert latest == {"revision": 1, "data": None}
+
+
+async def test_endless_headers_are_cut_off(house: House) -> None:
+    """A header block that does not end is answered by 431, and the connection closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.hub.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+    for _ in range(40):
+        writer.write(b"X-Filler: " + b"x" * 1000 + b"\r\n")
+    try:
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+    except ConnectionResetError:
+        answer = b""  # what was still on its way when the hub closed may overtake the answer
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431")
+    writer.close()
+
+
+async def test_one_connection_serves_many_requests(house: House) -> None:
+    """The limits on headers are of each request, not of the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.hub.port)
+    for _ in range(50):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Filler: " + b"x" * 2000 + b"\r\n\r\n")
+        async with asyncio.timeout(10):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            await reader.readexactly(len(b'{"status":"ok"}'))
+    writer.close()
