@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
+import importlib
 import json
 import sys
 import time
+from contextlib import suppress
 
 from consumers.stream_consumer import StreamConsumer
 from schemas.reservation import ReservationEvent
@@ -46,7 +49,14 @@ def main() -> None:
     parser.add_argument("--prefix", default="hub")
     parser.add_argument("--concurrency", type=int, default=1)
     asked = parser.parse_args()
-    found = asyncio.run(consume(asked.url, asked.group, asked.prefix, asked.events, asked.concurrency))
+    # As a service that has many events to work off would be run.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    factory = None
+    with suppress(ImportError):
+        factory = importlib.import_module("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        found = runner.run(consume(asked.url, asked.group, asked.prefix, asked.events, asked.concurrency))
     sys.stdout.write(json.dumps(found) + "\n")
 
 

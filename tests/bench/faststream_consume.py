@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import sys
@@ -18,6 +19,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+import uvloop
 from faststream.redis import RedisBroker, StreamSub
 from pydantic import BaseModel
 from redis.asyncio import Redis
@@ -129,7 +131,12 @@ def main() -> None:
     parser.add_argument("--url", required=True)
     parser.add_argument("--events", type=int, required=True)
     asked = parser.parse_args()
-    sys.stdout.write(json.dumps(asyncio.run(consume(asked.url, asked.events))) + "\n")
+    # The same conditions as for the consumer it stands beside.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(consume(asked.url, asked.events))
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
