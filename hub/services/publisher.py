@@ -28,6 +28,7 @@ from schemas.envelope import Draft, EventType
 from schemas.errors import FieldError, Problem, invalid_event
 
 DEFAULT_CURRENCY: Final = "JPY"
+MAX_FIELDS: Final = 200
 MAX_EVENT_BYTES: Final = 60 * 1024
 """An event and its frame fit one WebSocket message of 64 KiB."""
 
@@ -119,6 +120,11 @@ class Publisher:
         tenant_id = self._tenant(draft, claims)
         if not claims.may("publish", f"{kind.name}.{draft.action}"):
             raise Problem("forbidden", f"the token lacks the scope publish:{kind.name}.{draft.action}")
+        if len(draft.data) > MAX_FIELDS:
+            # Before each of them is made an error of its own.
+            raise invalid_event(
+                [FieldError("data", f"has {len(draft.data)} fields; no type has more than {MAX_FIELDS}")]
+            )
         version = kind.newest if draft.schema_version is None else draft.schema_version
         if errors := registry.validate_data(kind, version, draft.data):
             raise invalid_event(errors)

@@ -183,6 +183,14 @@ async def test_a_conflict_shows_no_more_than_the_token_may_read(house: House) ->
         assert latest == {"revision": 1, "data": None}
 
 
+async def test_thousands_of_unknown_fields_are_one_error(house: House) -> None:
+    """An event stuffed with fields is refused before each of them costs anything."""
+    stuffed = house.reservation(**{f"data_x{number}": 1 for number in range(5000)})
+    response = await house.post(stuffed)
+    assert response.status_code == 422
+    assert [error["path"] for error in response.json()["errors"]] == ["data"]
+
+
 async def test_endless_headers_are_cut_off(house: House) -> None:
     """A header block that does not end is answered by 431, and the connection closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", house.hub.port)
