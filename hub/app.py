@@ -24,7 +24,7 @@ from hub.log.dead_letters import DeadLetters
 from hub.log.embedded import EmbeddedServer
 from hub.log.keys import Keys
 from hub.log.positions import Positions
-from hub.log.setup import Durability, durability, fix_layout, load_epochs, make_groups, open_log
+from hub.log.setup import Durability, durability, open_log, prepare
 from hub.log.stream_log import StreamLog
 from hub.log.tenants import Tenants
 from hub.log.topology import Source, connect
@@ -208,9 +208,7 @@ class Hub:
     async def _reopen(self) -> None:
         """Prepare the server again after it was away or emptied; concurrent callers share one attempt."""
         async with self._reopening:
-            await fix_layout(self.log.source, self.log)
-            await load_epochs(self.log.source, self.log)
-            await make_groups(self.log.source, self.log, self.settings.groups)
+            await prepare(self.log.source, self.log, self.settings.groups)
             await self._ask_durability()
 
     async def _serve(self) -> None:

@@ -88,7 +88,11 @@ class Entry:
 
     def readable_by(self, system: str) -> bool:
         """Whether a system may see the event: a target may, and its publisher."""
-        return may_see(system, self.targets) or self.event["data"].get("updated_by_system") == system
+        return may_see(system, self.targets) or self.published_by(system)
+
+    def published_by(self, system: str) -> bool:
+        """Whether the event is a system's own."""
+        return bool(self.event["data"].get("updated_by_system") == system)
 
     def json(self, view: str) -> bytes:
         """The envelope as a reader with this view gets it: at the newest schema version, guests masked if need be."""

@@ -145,7 +145,16 @@ async def open_log(source: Source, stream_log: StreamLog, groups: Sequence[str])
         StartError: the server is unfit, or holds a log of another shape.
     """
     version = await check_server(source)
+    made = await prepare(source, stream_log, groups)
+    log.info("log_open", server=version, url=source.shown, partitions=stream_log.partitions, groups_made=len(made))
+
+
+async def prepare(source: Source, stream_log: StreamLog, groups: Sequence[str]) -> list[tuple[int, str]]:
+    """What a server needs before the log may be used, also when it was away or emptied; the groups that were made.
+
+    Raises:
+        StartError: the server holds a log of another shape.
+    """
     await fix_layout(source, stream_log)
     await load_epochs(source, stream_log)
-    made = await make_groups(source, stream_log, groups)
-    log.info("log_open", server=version, url=source.shown, partitions=stream_log.partitions, groups_made=len(made))
+    return await make_groups(source, stream_log, groups)

@@ -258,8 +258,7 @@ class Reader:
                 raise Problem("log_unavailable", "the log cannot be read now; ask again") from error
             if entry is None:
                 continue
-            mine = entry.event["data"].get("updated_by_system") == claims.system
-            if mine or (
+            if entry.published_by(claims.system) or (
                 may_see(claims.system, entry.targets) and claims.may("subscribe", f"{entry.type}.{entry.action}")
             ):
                 return entry
