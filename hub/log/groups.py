@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from hub.log.entry import parse
+from hub.log.replies import parse
 from hub.log.stream_log import StreamLog
 from schemas.cursor import ZERO, StreamId
 

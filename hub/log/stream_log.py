@@ -28,9 +28,10 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from hub.core.entry import Entry
 from hub.errors import HubError
-from hub.log.entry import Entry, parse
 from hub.log.keys import Keys, partition_of
+from hub.log.replies import parse
 from hub.log.topology import NotSentError, RedisError, Source
 from schemas.cursor import ZERO, Cursor, StreamId
 from schemas.errors import Problem

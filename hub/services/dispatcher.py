@@ -21,9 +21,10 @@ import structlog
 from redis.exceptions import ResponseError
 
 from hub.core import wire
+from hub.core.entry import Entry
 from hub.core.fanout import FanOut, Group
 from hub.core.routing import Audience, Codec, View, may_see
-from hub.log.entry import Entry, parse
+from hub.log.replies import parse
 from hub.log.setup import load_epochs, new_epoch
 from hub.log.stream_log import Head, StreamLog
 from hub.log.topology import READ_BLOCK_MS, NotSentError, RedisError

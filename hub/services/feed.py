@@ -16,9 +16,9 @@ from typing import Any, Final, Protocol
 import structlog
 
 from hub.core import subscription
+from hub.core.entry import Entry
 from hub.core.routing import Audience, Codec, may_see
 from hub.core.subscription import Subscription
-from hub.log.entry import Entry
 from hub.log.positions import Positions
 from hub.log.stream_log import Head
 from hub.log.topology import RedisError

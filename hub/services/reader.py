@@ -10,8 +10,8 @@ from typing import Final
 
 import orjson
 
+from hub.core.entry import Entry
 from hub.core.routing import Interest, may_see
-from hub.log.entry import Entry
 from hub.log.stream_log import Head, Start, StreamLog
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims

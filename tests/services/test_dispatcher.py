@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from feed_rig import PARTITIONS, TENANTS, LogServer, Rig, append, turns, until
 
+from hub.core.entry import Entry
 from hub.core.routing import Audience, Interest
-from hub.log.entry import Entry
 from hub.services import dispatcher
 from hub.services.dispatcher import Position, Ring, before
 from schemas.cursor import ZERO, StreamId
@@ -224,9 +224,7 @@ def test_the_ring_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "RING_BYTES", 1000)
     ring = Ring(ZERO)
     for n in range(1, 11):
-        values = [b"room", b"x" * 300, b"1", b"e", b"t", b"a", b"room:1", b"1", str(n).encode()]
-        fields = [part for value in values for part in (b"name", value)]
-        ring.push(Entry(StreamId(n, 0), fields, 1))
+        ring.push(Entry(StreamId(n, 0), 1, "t", n, 1, "room", "a", "room:1", "e", 1, b"x" * 300))
     assert ring.since == StreamId(7, 0)
     assert ring.after(StreamId(6, 5), 10) is None
     kept = ring.after(StreamId(7, 0), 10)

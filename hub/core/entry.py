@@ -1,9 +1,7 @@
-"""One event as it lies in the log."""
+"""One event with its place in the history, as the log and the archive give it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -11,45 +9,56 @@ import orjson
 from hub.core.routing import may_see
 from schemas import registry
 from schemas.cursor import Cursor, StreamId
-from schemas.stream import FIELDS
 
 MASKED: Final = "masked"
 
-# Positions of the values in an entry's flat field list; the names are written in this order by append.lua.
-_TYPE, _DATA, _TIMESTAMP, _EVENT_ID, _TENANT, _ACTION, _ENTITY, _REVISION, _SEQUENCE = range(1, 18, 2)
-
 
 class Entry:
-    """An event with its place in the log. `raw` is the envelope as stored."""
+    """An event with its place. `raw` is the envelope as stored; empty where the archive holds the event elsewhere."""
 
     __slots__ = (
         "_cursor",
-        "_epoch",
         "_event",
         "_rendered",
         "action",
         "entity",
+        "epoch",
         "event_id",
         "frames",
         "id",
         "raw",
+        "revision",
         "sequence",
         "tenant_id",
         "timestamp_ms",
         "type",
     )
 
-    def __init__(self, id: StreamId, fields: Sequence[bytes], epoch: int) -> None:
+    def __init__(
+        self,
+        id: StreamId,
+        epoch: int,
+        tenant_id: str,
+        sequence: int,
+        revision: int,
+        type: str,
+        action: str,
+        entity: str,
+        event_id: str,
+        timestamp_ms: int,
+        raw: bytes,
+    ) -> None:
         self.id = id
-        self.type = fields[_TYPE].decode()
-        self.raw = fields[_DATA]
-        self.event_id = fields[_EVENT_ID].decode()
-        self.tenant_id = fields[_TENANT].decode()
-        self.action = fields[_ACTION].decode()
-        self.entity = fields[_ENTITY].decode()
-        self.sequence = int(fields[_SEQUENCE])
-        self.timestamp_ms = int(fields[_TIMESTAMP])
-        self._epoch = epoch
+        self.epoch = epoch
+        self.tenant_id = tenant_id
+        self.sequence = sequence
+        self.revision = revision
+        self.type = type
+        self.action = action
+        self.entity = entity
+        self.event_id = event_id
+        self.timestamp_ms = timestamp_ms
+        self.raw = raw
         self._cursor: str | None = None
         self._event: dict[str, Any] | None = None
         self._rendered: dict[str, bytes] = {}
@@ -60,7 +69,7 @@ class Entry:
     def cursor(self) -> str:
         """The cursor just after this event. Made when asked for: most entries a process reads, nobody here wants."""
         if self._cursor is None:
-            self._cursor = Cursor.of(self._epoch, self.tenant_id, self.sequence, self.id).encode()
+            self._cursor = Cursor.of(self.epoch, self.tenant_id, self.sequence, self.id).encode()
         return self._cursor
 
     @property
@@ -103,13 +112,3 @@ class Entry:
                 event = registry.mask(event)
             found = self._rendered[view] = self.raw if event is self.event else orjson.dumps(event)
         return found
-
-
-def parse(reply: Sequence[Any], epoch: int) -> list[Entry]:
-    """Entries from a RESP2 XRANGE reply. Entries that append.lua did not write are left out."""
-    entries = []
-    for id, fields in reply:
-        if fields is not None and len(fields) >= 18 and fields[0] == FIELDS[0] and fields[16] == FIELDS[8]:
-            with suppress(ValueError):
-                entries.append(Entry(StreamId.parse(id), fields, epoch))
-    return entries
