@@ -29,11 +29,16 @@ from hub.log.stream_log import StreamLog
 from hub.log.tenants import Tenants
 from hub.log.topology import Source, connect
 from hub.security.tokens import Tokens, keys_from_file, own_key
+from hub.services.archiver import Archiver
 from hub.services.dispatcher import Dispatcher
+from hub.services.history import History
 from hub.services.janitor import Janitor
 from hub.services.publisher import Publisher, Systems
 from hub.services.reader import Reader
+from hub.services.restoration import Restoration
 from hub.settings import Settings
+from hub.store.database import Database, StoreUnavailable, StoreVersionError, store_url
+from hub.store.store import Store
 from hub.telemetry import Metrics
 
 VERSION: Final = installed_version("hotel-event-hub")
@@ -136,6 +141,11 @@ class Hub:
         self.url = await self._redis()
         self.log = stream_log(settings, connect(self.url))
         self._stack.push_async_callback(self.log.aclose)
+        self.store = Store(Database(store_url(settings.store_url, settings.data_dir)))
+        self._stack.push_async_callback(self.store.aclose)
+        await self._open_store()
+        restoration = Restoration(self.log, self.store, idempotency_s=settings.idempotency_hours * 3600)
+        self.log.on_empty = restoration.partition
         await open_log(self.log.source, self.log, settings.groups)
         await self._ask_durability()
         self.log.on_lost = self._reopen
@@ -147,6 +157,13 @@ class Hub:
         self.dispatcher = Dispatcher(self.log, self.metrics, reopen=self._reopen)
         await self.dispatcher.start()
         self._stack.push_async_callback(self.dispatcher.stop)
+        self.history = History(self.log, self.store)
+        self.archiver = Archiver(
+            self.log, self.store, self.dispatcher, self.metrics, archive_days=settings.archive_days
+        )
+        if self._primary and "archiver" in settings.roles:
+            self.archiver.start()
+            self._stack.push_async_callback(self.archiver.stop)
         self.publisher = Publisher(
             self.log,
             Systems({name: tuple(patterns) for name, patterns in settings.systems.items()}),
@@ -171,7 +188,7 @@ class Hub:
             self.log,
             self.tokens,
             self.publisher,
-            Reader(self.log, self.dispatcher, self.metrics),
+            Reader(self.history, self.dispatcher, self.metrics),
             dead_letters,
             self.tenants,
             self.metrics,
@@ -179,6 +196,19 @@ class Hub:
             lambda: _metrics_page(registry),
         )
         await self._serve()
+
+    async def _open_store(self) -> None:
+        """A store that is away is opened when it comes: the stream keeps the events till then."""
+        try:
+            await self.store.open()
+        except StoreUnavailable:
+            if self.store.database.sqlite:
+                raise StartError(
+                    f"the store at {self.store.database.shown} cannot be opened: {self.store.detail}",
+                    "See that the directory is writable and not full; `hub store status` looks at it",
+                ) from None
+        except StoreVersionError as error:
+            raise StartError(str(error), "Use the release that wrote it, or another HUB_STORE_URL") from error
 
     async def _redis(self) -> str:
         settings = self.settings
@@ -217,6 +247,7 @@ class Hub:
             self.tokens,
             self.publisher,
             self.dispatcher,
+            self.history,
             self.positions,
             self.metrics,
             deflate=settings.deflate,
@@ -276,13 +307,14 @@ class Hub:
             "checks": {
                 "log": {"ok": connected and failing is None, "detail": "connected" if connected else "not connected"},
                 "durability": {"durable": self._durability.durable, "detail": self._durability.detail},
+                "store": {"ok": self.store.ok, "detail": self.store.detail},
                 "groups": {"ok": not self.janitor.missing, "missing": self.janitor.missing},
                 "draining": draining,
             },
         }
 
 
-_BUILT: Final = ("gateway",)
+_BUILT: Final = ("gateway", "archiver")
 """Roles this release performs."""
 
 

@@ -63,9 +63,17 @@ class Settings(BaseSettings):
     )
     embedded_maxmemory_mb: int = _setting(0, "Memory of the embedded server; 0 sets no limit", unit="MiB", ge=0)
 
+    store_url: str | None = _setting(
+        None, "Where every event is kept: postgresql://user:password@host/database; unset: SQLite in the data directory"
+    )
+
     # How long
     retention_hours: float = _setting(72, "Age at which finished events leave the stream", unit="hours", gt=0)
     archive_days: int = _setting(400, "Age at which events leave the archive", unit="days", ge=1)
+    ledger_days: int = _setting(90, "Age at which the delivery ledger forgets", unit="days", ge=1)
+    outstanding_s: float = _setting(
+        300, "An event that a target has not acknowledged for so long is listed as outstanding", unit="s", gt=0
+    )
     idempotency_hours: int = _setting(
         168, "How long an event_id is remembered for de-duplication; a week outlasts any outage", unit="hours", ge=168
     )
@@ -110,7 +118,7 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return tuple(value) if isinstance(value, list) else value
 
-    @field_validator("redis_url", "jwt_keys", mode="before")
+    @field_validator("redis_url", "store_url", "jwt_keys", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
@@ -191,7 +199,7 @@ def explain(settings: Settings) -> list[Origin]:
         else:
             origin = "default"
         extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-        if name == "redis_url" and isinstance(value, str):
+        if name in ("redis_url", "store_url") and isinstance(value, str):
             value = _without_secrets(value)
         shown.append(Origin(variable, value, origin, str(extra.get("unit", "")), info.default, info.description or ""))
     return shown

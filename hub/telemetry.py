@@ -59,6 +59,8 @@ class Metrics:
         self.dead_letters = gauge("hub_dead_letters", "Dead letters waiting for a person", "group", mode="mostrecent")
         self.durable = gauge("hub_log_durable", "1 when an acknowledged publish is on disk", mode="mostrecent")
         self.log_restarts = counter("hub_log_restarts_total", "Restarts of the embedded server")
+        self.store_lag = gauge("hub_store_lag_events", "Events that are not in the store yet", mode="mostrecent")
+        self.archived = counter("hub_events_archived_total", "Events written to the store")
         self.gaps = counter("hub_gaps_total", "Holes in the history that readers were told of", "reason")
 
 

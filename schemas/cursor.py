@@ -27,6 +27,16 @@ class StreamId(NamedTuple):
     def __str__(self) -> str:
         return f"{self.ms}-{self.n}"
 
+    @property
+    def previous(self) -> StreamId:
+        """A place right before: no entry lies between."""
+        return StreamId(self.ms, self.n - 1) if self.n else StreamId(self.ms - 1, (1 << 24) - 1)
+
+    @property
+    def next(self) -> StreamId:
+        """The first place after."""
+        return StreamId(self.ms, self.n + 1)
+
     @classmethod
     def parse(cls, text: str | bytes) -> StreamId:
         """`<ms>-<n>`, as Redis writes it."""

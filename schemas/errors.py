@@ -51,6 +51,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "unavailable_feature": Code(501, False, "This hub does not offer that"),
         "overloaded": Code(503, True, "More is waiting than the hub will hold; nothing was accepted"),
         "log_unavailable": Code(503, True, "The log cannot take events durably now; nothing was accepted"),
+        "store_unavailable": Code(503, True, "The store, where this would be found, does not answer now"),
         "outcome_unknown": Code(503, True, "The connection to the log broke; a retry with the same event_id is safe"),
         "draining": Code(503, True, "The hub is shutting down; nothing was accepted"),
         "internal": Code(500, True, "The hub failed"),

@@ -16,6 +16,7 @@ from hub.log.positions import Positions
 from hub.log.stream_log import Head
 from hub.security.tokens import Tokens
 from hub.services.dispatcher import Dispatcher
+from hub.services.history import History
 from hub.services.publisher import Publisher
 from hub.telemetry import Metrics
 from schemas.frames import Close
@@ -37,6 +38,7 @@ class SocketGateway:
         tokens: Tokens,
         publisher: Publisher,
         dispatcher: Dispatcher,
+        history: History,
         positions: Positions,
         metrics: Metrics,
         *,
@@ -51,6 +53,7 @@ class SocketGateway:
         self.tokens = tokens
         self.publisher = publisher
         self.dispatcher = dispatcher
+        self.history = history
         self.positions = positions
         self.metrics = metrics
         self.deflate = deflate

@@ -273,6 +273,7 @@ class WebSocketConnection(asyncio.Protocol):
             self,
             claims,
             gateway.dispatcher,
+            gateway.history,
             gateway.positions,
             gateway.metrics,
             codec="deflate" if deflate else "plain",

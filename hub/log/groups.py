@@ -59,7 +59,7 @@ async def group_states(log: StreamLog, now_ms: int, partitions: Sequence[int] | 
                     oldest_pending_s=0.0 if oldest is None else max(0.0, (now_ms - oldest.ms) / 1000),
                     consumers=int(info["consumers"]),
                     last_delivered=delivered,
-                    finished=delivered if oldest is None else _before(oldest),
+                    finished=delivered if oldest is None else oldest.previous,
                 )
             )
     return states
@@ -69,10 +69,6 @@ async def _oldest_pending(log: StreamLog, stream: str, group: str) -> StreamId |
     summary = await log.source.client.execute_command("XPENDING", stream, group)
     first = summary.get("min") if isinstance(summary, dict) else summary[1]
     return None if first is None else StreamId.parse(first)
-
-
-def _before(id: StreamId) -> StreamId:
-    return StreamId(id.ms, id.n - 1) if id.n else StreamId(max(0, id.ms - 1), (1 << 64) - 1)
 
 
 def _named(raw: Any) -> dict[str, Any]:
@@ -99,17 +95,13 @@ async def trim(log: StreamLog, older_than_ms: int, now_ms: int, configured: Coll
             # A group that should be there is not: what it has finished is unknown until it is made again.
             continue
         holding = [state for state in states if state.group in configured or _used(state)]
-        limit = min([StreamId(older_than_ms, 0), *(_after(state.finished) for state in holding)])
+        limit = min([StreamId(older_than_ms, 0), *(state.finished.next for state in holding)])
         trimmed += await _trim_below(log, partition, limit)
     return trimmed
 
 
 def _used(state: GroupState) -> bool:
     return state.last_delivered != ZERO or state.consumers > 0
-
-
-def _after(id: StreamId) -> StreamId:
-    return StreamId(id.ms, id.n + 1) if id.n < (1 << 64) - 1 else StreamId(id.ms + 1, 0)
 
 
 async def _trim_below(log: StreamLog, partition: int, limit: StreamId) -> int:
@@ -124,6 +116,6 @@ async def _trim_below(log: StreamLog, partition: int, limit: StreamId) -> int:
         async with client.pipeline(transaction=True) as pipe:
             if last:
                 pipe.hset(log.keys.floor(partition), mapping=last)
-            pipe.execute_command("XTRIM", stream, "MINID", "=", str(_after(after)))
+            pipe.execute_command("XTRIM", stream, "MINID", "=", str(after.next))
             *_, removed = await pipe.execute()
         trimmed += int(removed)

@@ -79,6 +79,8 @@ async def load_epochs(source: Source, log: StreamLog) -> bool:
     changed = False
     for partition in range(log.partitions):
         key = log.keys.epoch(partition)
+        if log.on_empty is not None and not await source.client.exists(key):
+            await log.on_empty(partition)
         await source.client.set(key, secrets.randbits(32) | 1, nx=True)
         epoch = int(await source.client.get(key))
         changed = changed or log.epochs[partition] not in (0, epoch)

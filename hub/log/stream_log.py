@@ -13,7 +13,7 @@ import itertools
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Final, Literal, NamedTuple
@@ -135,7 +135,10 @@ class StreamLog:
         self.last_error: str | None = None
         self.on_lost: Callable[[], Any] | None = None
         """Awaited when the server answers that its epoch is another: the owner prepares it again."""
+        self.on_empty: Callable[[int], Awaitable[Any]] | None = None
+        """Awaited for a partition without history, before one begins: the owner may put back what it knows of it."""
         self._idempotency_s = idempotency_s
+        self._receipts_ttl_s = 2 * idempotency_s + SLACK_S
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
         self._clock = clock
@@ -269,7 +272,7 @@ class StreamLog:
             try:
                 epoch = str(self.epochs[partition])
                 reply = await self.source.call(
-                    "EVALSHA", self._sha or "-", len(names), *names, 2 * self._idempotency_s + SLACK_S, epoch, *args
+                    "EVALSHA", self._sha or "-", len(names), *names, self._receipts_ttl_s, epoch, *args
                 )
                 self.last_error = None
                 return reply
@@ -329,6 +332,16 @@ class StreamLog:
                 return entries
             after = StreamId.parse(reply[-1][0])
 
+    async def first(self, partition: int) -> StreamId | None:
+        """The oldest entry of a partition's stream; None when it is empty."""
+        reply = await self.source.client.execute_command("XRANGE", self.keys.events(partition), "-", "+", "COUNT", 1)
+        return StreamId.parse(reply[0][0]) if reply else None
+
+    async def trimmed(self, partition: int) -> dict[str, Head]:
+        """The last event that was trimmed away, of every tenant of a partition that lost one."""
+        held = await self.source.client.hgetall(self.keys.floor(partition))
+        return {tenant.decode(): _head(value) for tenant, value in held.items()}
+
     async def at(self, tenant_id: str, id: StreamId) -> Entry | None:
         """The entry with this id, or None when it is not in the stream (any more)."""
         partition = self.partition(tenant_id)
@@ -351,6 +364,10 @@ class StreamLog:
         """Receipts are kept by generations of the length they must last: a new one is begun, the older of two goes."""
         generation = int(wall // self._idempotency_s)
         return tuple(self.keys.receipts(partition, one) for one in (generation, generation - 1, generation + 1))
+
+    def receipts_key(self, partition: int) -> tuple[str, int]:
+        """Where receipts are written now, and the seconds they are kept."""
+        return self._receipts(partition, self._wall())[0], self._receipts_ttl_s
 
     async def heads(self, tenants: Iterable[str]) -> dict[str, Head]:
         """The last event of each tenant; sequence 0 for one without events."""

@@ -21,6 +21,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from hub.core import wire
+from hub.core.changes import Changes
 from hub.core.entry import Entry
 from hub.core.fanout import FanOut, Group
 from hub.core.routing import Audience, Codec, View, may_see
@@ -55,7 +56,7 @@ def encode(entry: Entry, view: View, codec: Codec) -> bytes:
     frame = entry.frames.get((view, codec))
     if frame is None:
         payload = wire.event_message(entry.cursor, entry.sequence, entry.json(view))
-        frame = wire.deflated_frame(payload) if codec == "deflate" else wire.text_frame(payload)
+        frame = wire.framed(payload, codec)
         entry.frames[(view, codec)] = frame
     return frame
 
@@ -96,7 +97,8 @@ class Dispatcher:
 
     def __init__(self, stream_log: StreamLog, metrics: Metrics, *, reopen: Callable[[], Awaitable[Any]]) -> None:
         self.log = stream_log
-        self.fanout: FanOut[Entry, Position] = FanOut(encode)
+        self._changes = Changes(encode)
+        self.fanout: FanOut[Entry, Position] = FanOut(encode, self._changes)
         self.position: Position = (ZERO,) * stream_log.partitions
         """The last entry of each partition that was handed to the fan-out."""
         self.on_gap: GapListener = lambda *_: None
@@ -227,6 +229,7 @@ class Dispatcher:
         self._advance({partition: kept})
         self._epochs[partition] = self.log.epochs[partition]
         self.history += 1
+        self._changes.clear()
         self._rings[partition] = Ring(kept)
         for tenant, head in heads.items():
             self._heads[tenant] = head
@@ -305,7 +308,7 @@ class Dispatcher:
                 self._heads[entry.tenant_id] = Head(entry.sequence - 1, self.head(entry.tenant_id).id)
             return True
         if entry.sequence > head.sequence + 1:
-            hole = Head(entry.sequence - 1, before(entry.id))
+            hole = Head(entry.sequence - 1, entry.id.previous)
             await self.log.note_hole(entry.tenant_id, hole)
             # Who is behind reads across the hole from the log, and sees it there.
             self._rings[partition] = Ring(hole.id)
@@ -313,6 +316,7 @@ class Dispatcher:
         return False
 
     def _gap(self, tenant_id: str, reason: str, head: Head) -> None:
+        self._changes.clear()
         self._metrics.gaps.labels(reason).inc()
         log.error("history_gap", reason=reason, resume_sequence=head.sequence)
         self.on_gap(tenant_id, reason, head, self.log.cursor(tenant_id, head))
@@ -422,8 +426,3 @@ class Dispatcher:
     def _wake_all(self) -> None:
         for tenant in list(self._waiters):
             self._wake(tenant)
-
-
-def before(id: StreamId) -> StreamId:
-    """A place right before an entry: no other entry lies between."""
-    return StreamId(id.ms, id.n - 1) if id.n else StreamId(id.ms - 1, (1 << 24) - 1)

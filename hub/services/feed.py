@@ -23,8 +23,10 @@ from hub.log.positions import Positions
 from hub.log.stream_log import Head
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
-from hub.services.dispatcher import NOWHERE, Dispatcher, Position, before, encode
+from hub.services.dispatcher import NOWHERE, Dispatcher, Position, encode
+from hub.services.history import History
 from hub.services.opening import begin
+from hub.store.database import StoreUnavailable
 from hub.telemetry import Metrics
 from schemas import patterns
 from schemas.cursor import Cursor, StreamId
@@ -75,6 +77,7 @@ class Feed:
         sink: Sink,
         claims: Claims,
         dispatcher: Dispatcher,
+        history: History,
         positions: Positions,
         metrics: Metrics,
         *,
@@ -85,6 +88,7 @@ class Feed:
         self.claims = claims
         self._dispatcher = dispatcher
         self._log = dispatcher.log
+        self._history = history
         self._positions = positions
         self._metrics = metrics
         self._codec: Codec = codec
@@ -115,7 +119,7 @@ class Feed:
             raise Problem("rate_limited", f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions")
         while True:
             history = self._dispatcher.history
-            opened = await begin(self._log, self._positions, self.claims, frame, self._dispatcher.position)
+            opened = await begin(self._history, self._positions, self.claims, frame, self._dispatcher.position)
             if self._gone() or self._is_open(frame.id):
                 return
             # A history that was replaced meanwhile was told to the others only.
@@ -134,7 +138,7 @@ class Feed:
             tenants=["*"] if tenants is None else sorted(tenants),
             recovered=not opened.gaps,
             position=opened.position,
-            changes_only=False,
+            changes_only=frame.changes_only,
         )
         for gap in opened.gaps:
             self._send_gap(one, gap.tenant_id, str(gap.gap), self._log.cursor(gap.tenant_id, gap.head))
@@ -284,7 +288,8 @@ class Feed:
                     remembered = entries is not None
                     if entries is None:
                         upto = self._dispatcher.position[partition]
-                        entries = await self._log.read(partition, after, CHUNK, upto=upto)
+                        asked = self._asked(partition)
+                        entries = await self._history.read(partition, after, CHUNK, upto=upto, tenants=asked)
                         if self._lowest(partition) < after:
                             continue  # another subscription began before these meanwhile
                         if not entries:
@@ -300,7 +305,7 @@ class Feed:
                         await self._log.note_hole(*self._holes.pop())
                     # Another connection's turn, also when everything came from memory.
                     await asyncio.sleep(0)
-                except (RedisError, OSError):
+                except (RedisError, OSError, StoreUnavailable):
                     await asyncio.sleep(RETRY_S)
         except Exception:
             log.exception("catch_up_failed", system=self.claims.system)
@@ -334,6 +339,15 @@ class Feed:
     def _lowest(self, partition: int) -> StreamId:
         behind = (one.at[partition] for one in self._behind() if self._concerns(one, partition))
         return min(behind, default=_LAST)
+
+    def _asked(self, partition: int) -> frozenset[str] | None:
+        """The tenants that those who are behind ask for; None for all."""
+        asked: set[str] = set()
+        for one in self._behind():
+            if one.interest.tenants is None:
+                return None
+            asked |= one.interest.tenants
+        return frozenset(tenant for tenant in asked if self._log.partition(tenant) == partition)
 
     def _concerns(self, one: Subscription, partition: int) -> bool:
         tenants = one.interest.tenants
@@ -402,7 +416,7 @@ class Feed:
                 continue
             self._write(frames)
             self._metrics.gaps.labels("expired").inc()
-            hole = Head(entry.sequence - 1, before(entry.id))
+            hole = Head(entry.sequence - 1, entry.id.previous)
             self._holes.append((entry.tenant_id, hole))
             self._send_gap(one, entry.tenant_id, "expired", self._log.cursor(entry.tenant_id, hole))
 
@@ -422,6 +436,7 @@ class Feed:
             self.claims.view,
             self._codec,
             min(one.batch_ms for one in self._subscriptions.values()),
+            all(one.changes_only for one in self._subscriptions.values()),
         )
 
     # -- acknowledgements -----------------------------------------------------------------------------------------

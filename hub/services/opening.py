@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from hub.core.routing import Interest
 from hub.core.subscription import Subscription
 from hub.log.positions import Positions
-from hub.log.stream_log import Head, Start, StreamLog
+from hub.log.stream_log import Head, Start
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
 from hub.services.dispatcher import NOWHERE, Position
+from hub.services.history import History
+from hub.store.database import StoreUnavailable
 from schemas.cursor import ZERO, Cursor, StreamId, split
 from schemas.errors import FieldError, Problem
 from schemas.frames import Subscribe
@@ -29,7 +31,7 @@ class Opened:
     """Whether some tenant began after a cursor."""
 
 
-async def begin(log: StreamLog, positions: Positions, claims: Claims, frame: Subscribe, routed: Position) -> Opened:
+async def begin(log: History, positions: Positions, claims: Claims, frame: Subscribe, routed: Position) -> Opened:
     """Find where a subscription begins; that of a durable name is written down.
 
     `routed` is what the dispatcher had routed before this was called: nothing of it can be newer than the ends of the
@@ -56,6 +58,8 @@ async def begin(log: StreamLog, positions: Positions, claims: Claims, frame: Sub
             await positions.begin(claims.system, frame.name, position)
     except (RedisError, OSError) as error:
         raise Problem("log_unavailable", "the log cannot be read now; subscribe again") from error
+    except StoreUnavailable as error:
+        raise Problem("store_unavailable", "the archive cannot be read now; subscribe again") from error
     return Opened(subscription, position, [start for start in starts if start.gap is not None], bool(starts))
 
 
@@ -87,7 +91,7 @@ def _cursors(frame: Subscribe, interest: Interest, known: list[str]) -> dict[str
 
 
 def _place(
-    log: StreamLog,
+    log: History,
     frame: Subscribe,
     interest: Interest,
     starts: Sequence[Start],
@@ -118,6 +122,7 @@ def _place(
         [max(here, default=ZERO) for here in ids],
         frame.name,
         frame.batch_ms,
+        frame.changes_only,
         # `earliest` is the earliest there is: what was trimmed before it is no gap.
         sequences={tenant: head.sequence for tenant, head in places.items() if head != NOWHERE or tenant in resumed},
         acked={tenant: head.sequence for tenant, head in places.items()} if frame.name is not None else {},

@@ -12,10 +12,12 @@ import orjson
 
 from hub.core.entry import Entry
 from hub.core.routing import Interest, may_see
-from hub.log.stream_log import Head, Start, StreamLog
+from hub.log.stream_log import Head, Start
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
-from hub.services.dispatcher import Dispatcher, Position, before
+from hub.services.dispatcher import Dispatcher, Position
+from hub.services.history import History
+from hub.store.database import StoreUnavailable
 from hub.telemetry import Metrics
 from schemas.cursor import Cursor, StreamId, join, split
 from schemas.errors import FieldError, Problem
@@ -76,8 +78,8 @@ class _Lane:
 class Reader:
     """Reads on behalf of credentials."""
 
-    def __init__(self, log: StreamLog, dispatcher: Dispatcher, metrics: Metrics) -> None:
-        self._log = log
+    def __init__(self, history: History, dispatcher: Dispatcher, metrics: Metrics) -> None:
+        self._log = history
         self._dispatcher = dispatcher
         self._metrics = metrics
 
@@ -125,6 +127,8 @@ class Reader:
             return await self._read(claims, query, starts, heads, routed)
         except (RedisError, OSError) as error:
             raise Problem("log_unavailable", "the log cannot be read now; ask again") from error
+        except StoreUnavailable as error:
+            raise Problem("store_unavailable") from error
 
     async def wait(self, claims: Claims, query: Query, seconds: float, stopping: asyncio.Event) -> Page:
         """A page with events, or an empty one when `seconds` have passed or the hub is stopping."""
@@ -202,7 +206,7 @@ class Reader:
             # Only what moves a cursor counts, or a tenant far behind the others would hold the page where it is.
             scanned += 1
             if not jumped and entry.sequence > place.sequence + 1:
-                hole = Head(entry.sequence - 1, before(entry.id))
+                hole = Head(entry.sequence - 1, entry.id.previous)
                 await self._log.note_hole(entry.tenant_id, hole)
                 gaps.append(self._gap(entry.tenant_id, "expired", hole))
             places[entry.tenant_id] = Head(entry.sequence, entry.id)
@@ -230,7 +234,7 @@ class Reader:
     async def _fill(self, lanes: Iterable[_Lane]) -> None:
         for lane in lanes:
             while not lane.ready and not lane.done:
-                entries = await self._log.read(lane.partition, lane.at, CHUNK)
+                entries = await self._log.read(lane.partition, lane.at, CHUNK, tenants=lane.tenants)
                 if entries:
                     lane.at = entries[-1].id
                 lane.done = not entries
@@ -256,6 +260,8 @@ class Reader:
                 entry = await self._log.find(tenant, event_id)
             except (RedisError, OSError) as error:
                 raise Problem("log_unavailable", "the log cannot be read now; ask again") from error
+            except StoreUnavailable as error:
+                raise Problem("store_unavailable") from error
             if entry is None:
                 continue
             if entry.published_by(claims.system) or (

@@ -349,6 +349,37 @@ class Archive:
             )
             self._months.add(month)
 
+    async def recall(self) -> None:
+        """Learn every tenant's head, as a writer does that begins."""
+        self._tenants = await self.tenants()
+
+    def heads(self) -> dict[str, Mark]:
+        """The last archived event of each tenant, as far as this process wrote or recalled it."""
+        return {tenant: one.head for tenant, one in self._tenants.items()}
+
+    async def revisions(self, tenant_id: str, count: int, after: str = "") -> list[tuple[str, int, StreamId]]:
+        """Up to `count` entities of a tenant after one, by name: the last revision of each, and where it lies."""
+        number = await self.number(tenant_id)
+        newest = func.row_number().over(
+            partition_by=events.c.entity, order_by=(events.c.id_ms.desc(), events.c.id_n.desc())
+        )
+        names = (
+            select(events.c.entity)
+            .where(events.c.tenant_no == number, events.c.entity > after)
+            .distinct()
+            .order_by(events.c.entity)
+            .limit(count)
+        )
+        ranked = (
+            select(events.c.entity, events.c.revision, events.c.id_ms, events.c.id_n, newest.label("rank"))
+            .where(events.c.tenant_no == number, events.c.entity.in_(names))
+            .subquery()
+        )
+        query = select(ranked).where(ranked.c.rank == 1).order_by(ranked.c.entity)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all() if number is not None else []
+        return [(row.entity, row.revision, StreamId(row.id_ms, row.id_n)) for row in rows]
+
     # -- reading --------------------------------------------------------------------------------------------------
 
     async def tenants(self, names: Iterable[str] | None = None) -> dict[str, Archived]:

@@ -21,6 +21,7 @@ import redis as plain_redis
 from prometheus_client import CollectorRegistry
 
 from hub.core.routing import Interest
+from hub.log import groups
 from hub.log.binary import find_server
 from hub.log.keys import Keys
 from hub.log.positions import Positions
@@ -28,8 +29,12 @@ from hub.log.setup import load_epochs, make_groups, open_log
 from hub.log.stream_log import Append, Appended, Head, StreamLog
 from hub.log.topology import connect
 from hub.security.tokens import Claims
+from hub.services.archiver import Archiver
 from hub.services.dispatcher import Dispatcher
 from hub.services.feed import Feed
+from hub.services.history import History
+from hub.store.database import Database, store_url
+from hub.store.store import Store
 from hub.telemetry import Metrics
 from schemas.cursor import Cursor
 from schemas.frames import Subscribe
@@ -84,6 +89,11 @@ class LogServer:
                 time.sleep(0.01)
         raise AssertionError("the server does not answer")
 
+    def store(self, name: str) -> Store:
+        """A store of its own for every name; the same for the same name."""
+        path = self._directory / f"{name}.db"
+        return Store(Database(store_url(f"sqlite:///{path}", self._directory)))
+
     def close(self) -> None:
         """End it and remove its data."""
         self._process.kill()
@@ -133,6 +143,7 @@ class Rig:
 
     def __init__(self, server: LogServer, prefix: str | None = None) -> None:
         self.prefix = prefix or f"f{next(_prefixes)}"
+        self.store = server.store(self.prefix)
         self.metrics = Metrics(CollectorRegistry())
         self.log = StreamLog(connect(server.url), Keys(self.prefix), PARTITIONS, idempotency_s=600)
         self.published: dict[tuple[str, int], Published] = {}
@@ -140,13 +151,28 @@ class Rig:
 
     async def start(self) -> Rig:
         """Open the log and begin to dispatch."""
+        await self.store.open()
         await open_log(self.log.source, self.log, GROUPS)
         self.log.on_lost = self.reopen
         self.positions = Positions(self.log)
         self.dispatcher = Dispatcher(self.log, self.metrics, reopen=self.reopen)
         self.dispatcher.on_gap = self._gap
+        self.history = History(self.log, self.store)
+        self.archiver = Archiver(self.log, self.store, self.dispatcher, self.metrics, archive_days=400)
         await self.dispatcher.start()
         return self
+
+    async def archive(self) -> None:
+        """Archive all that was published, and acknowledge it."""
+        await self.routed()
+        while await self.archiver.round():
+            pass
+
+    async def trim(self) -> None:
+        """Take what the archiver has finished out of the streams."""
+        for partition in range(PARTITIONS):
+            await self.log.source.client.xgroup_destroy(self.log.keys.events(partition), "webhooks")
+        assert await groups.trim(self.log, 1 << 60, 1 << 60, ("archiver",))
 
     def _gap(self, tenant_id: str, reason: str, head: Head, cursor: str) -> None:
         for feed in self.feeds:
@@ -164,6 +190,7 @@ class Rig:
         await self.dispatcher.stop()
         await self.positions.aclose()
         await self.log.aclose()
+        await self.store.aclose()
 
     async def publish(self, *appends: Append) -> list[Published]:
         """Store events in order."""
@@ -245,7 +272,7 @@ class Connection:
         self.faults: list[AssertionError] = []
         self._asked: dict[Any, Subscribe] = {}
         self._turn = asyncio.Lock()
-        self.feed = Feed(self, claims, rig.dispatcher, rig.positions, rig.metrics, window=window)
+        self.feed = Feed(self, claims, rig.dispatcher, rig.history, rig.positions, rig.metrics, window=window)
         rig.feeds.append(self.feed)
 
     # the sink

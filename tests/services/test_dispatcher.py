@@ -13,7 +13,7 @@ from feed_rig import PARTITIONS, TENANTS, LogServer, Rig, append, turns, until
 from hub.core.entry import Entry
 from hub.core.routing import Audience, Interest
 from hub.services import dispatcher
-from hub.services.dispatcher import Position, Ring, before
+from hub.services.dispatcher import Position, Ring
 from schemas.cursor import ZERO, StreamId
 
 pytestmark = pytest.mark.server
@@ -233,9 +233,9 @@ def test_the_ring_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_lies_between_an_entry_and_the_place_before_it() -> None:
-    """`before` is smaller, also across a millisecond."""
-    assert before(StreamId(5, 3)) == StreamId(5, 2)
-    assert StreamId(4, 1000) < before(StreamId(5, 0)) < StreamId(5, 0)
+    """`previous` is smaller, also across a millisecond."""
+    assert StreamId(5, 3).previous == StreamId(5, 2)
+    assert StreamId(4, 1000) < StreamId(5, 0).previous < StreamId(5, 0)
 
 
 async def test_stopping_writes_what_is_buffered(rig: Rig) -> None:

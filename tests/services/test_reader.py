@@ -26,7 +26,7 @@ EVERYTHING = frozenset({"*"})
 
 def reader_of(rig: Rig) -> Reader:
     """A reader on the rig's log."""
-    return Reader(rig.log, rig.dispatcher, rig.metrics)
+    return Reader(rig.history, rig.dispatcher, rig.metrics)
 
 
 def query(tenants: tuple[str, ...] = TENANTS, **fields: Any) -> Query:

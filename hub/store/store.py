@@ -1,0 +1,59 @@
+"""The store as the hub holds it: its parts over one database, and whether it can be used now."""
+
+from __future__ import annotations
+
+import structlog
+
+from hub.store.archive import Archive
+from hub.store.database import Database, StoreUnavailable, StoreVersionError
+from hub.store.migrate import migrate
+
+log = structlog.get_logger("hub.store")
+
+
+class Store:
+    """Owned by the composition root, which awaits `aclose`."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.archive = Archive(database)
+        self.ok = False
+        """Whether the last thing asked of it was done."""
+        self.detail = "not opened yet"
+        self._migrated = False
+
+    async def open(self) -> None:
+        """Bring the database to this release's version, unless this was done.
+
+        Raises:
+            StoreUnavailable: it is not reached now.
+            StoreVersionError: it was written by a newer release.
+        """
+        if self._migrated:
+            return
+        try:
+            await migrate(self.database)
+        except StoreVersionError as error:
+            self.ok, self.detail = False, str(error)
+            raise
+        except StoreUnavailable as error:
+            self.failed(error)
+            raise
+        self._migrated = True
+        self.works()
+
+    def works(self) -> None:
+        """Note that it answered."""
+        if not self.ok:
+            log.info("store_open", url=self.database.shown)
+        self.ok, self.detail = True, "open"
+
+    def failed(self, error: StoreUnavailable) -> None:
+        """Note that it did not."""
+        if self.ok or self.detail != str(error):
+            log.warning("store_unavailable", url=self.database.shown, error=str(error))
+        self.ok, self.detail = False, str(error)
+
+    async def aclose(self) -> None:
+        """Close the database."""
+        await self.database.aclose()
