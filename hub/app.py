@@ -165,7 +165,7 @@ class Hub:
             self.archiver.start()
             self._stack.push_async_callback(self.archiver.stop)
         self.publisher = Publisher(
-            self.log,
+            self.history,
             Systems({name: tuple(patterns) for name, patterns in settings.systems.items()}),
             self.metrics,
             currency=self.tenants.currency,

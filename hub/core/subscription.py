@@ -26,11 +26,14 @@ class Subscription:
     """By partition the latest of its beginnings: it goes live when the dispatcher has been there."""
     name: str | None = None
     batch_ms: int = 0
+    changes_only: bool = False
     live: bool = False
     left_group: bool = False
     """It was live before: all it has to be sent lies after `at`."""
     sequences: dict[str, int] = field(default_factory=dict)
     """The tenants' last sequences at `at`, where they are known."""
+    epochs: dict[str, int] = field(default_factory=dict)
+    """The epochs those sequences were counted in, where they are known."""
     acked: dict[str, int] = field(default_factory=dict)
     """The tenants' last acknowledged sequences, where it has a name."""
 

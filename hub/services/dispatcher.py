@@ -225,6 +225,8 @@ class Dispatcher:
         log.error("history_lost", partition=partition, had=str(self.position[partition]), has=str(kept))
         tenants = [tenant for tenant in self._heads if self.log.partition(tenant) == partition]
         heads = {tenant: await self._head_upto(tenant, partition, kept) for tenant in tenants}
+        # A log that was given its memory back begins after what the archive has.
+        kept = max([kept, *(head.id for head in heads.values())])
         self.flush_all()
         self._advance({partition: kept})
         self._epochs[partition] = self.log.epochs[partition]
@@ -232,8 +234,10 @@ class Dispatcher:
         self._changes.clear()
         self._rings[partition] = Ring(kept)
         for tenant, head in heads.items():
-            self._heads[tenant] = head
-            self._gap(tenant, "epoch", head)
+            had, self._heads[tenant] = self.head(tenant), head
+            # An emptied log that was given its memory back goes on where this tenant's readers are: they miss nothing.
+            if had != head:
+                self._gap(tenant, "epoch", head)
 
     async def _head_upto(self, tenant_id: str, partition: int, upto: StreamId) -> Head:
         """The last event of a tenant up to an entry, as the log has it now."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import structlog
 
@@ -407,18 +407,22 @@ class Feed:
             if one.at[partition] >= entry.id:
                 continue
             last = one.sequences.get(entry.tenant_id)
+            epoch = one.epochs.get(entry.tenant_id, entry.epoch)
+            one.epochs[entry.tenant_id] = entry.epoch
             one.sequences[entry.tenant_id] = entry.sequence
             tenants = one.interest.tenants
             if last is None or entry.sequence == last + 1 or (tenants is not None and entry.tenant_id not in tenants):
                 continue
-            if entry.sequence <= last:
+            if entry.sequence <= last and epoch == entry.epoch:
                 one.sequences[entry.tenant_id] = last
                 continue
             self._write(frames)
-            self._metrics.gaps.labels("expired").inc()
+            reason: Literal["expired", "epoch"] = "expired" if entry.sequence > last else "epoch"
+            self._metrics.gaps.labels(reason).inc()
             hole = Head(entry.sequence - 1, entry.id.previous)
-            self._holes.append((entry.tenant_id, hole))
-            self._send_gap(one, entry.tenant_id, "expired", self._log.cursor(entry.tenant_id, hole))
+            if reason == "expired":
+                self._holes.append((entry.tenant_id, hole))
+            self._send_gap(one, entry.tenant_id, reason, self._log.cursor(entry.tenant_id, hole))
 
     def _go_live(self) -> None:
         for one in self._subscriptions.values():

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from hub.core.entry import Entry
 from hub.log.stream_log import Head, Start, StreamLog
 from hub.services.dispatcher import NOWHERE
-from hub.store.archive import Archived, Mark
+from hub.store.archive import Archived
 from hub.store.database import StoreUnavailable
 from hub.store.store import Store
 from schemas.cursor import ZERO, Cursor, StreamId
@@ -82,11 +82,17 @@ class History:
             archived = await self._tenant(tenant)
             whole = archived is not None and archived.base.sequence == 0
             return Start(tenant, place) if whole and start.gap == "expired" else start
-        mark = Mark(cursor.epoch, cursor.sequence, cursor.id)
-        if await self._archive.holds(self.log.partition(tenant), tenant, mark):
+        partition = self.log.partition(tenant)
+        first = await self.log.first(partition)
+        if first is not None and cursor.id >= first:
+            # Of what the stream covers, the stream alone says what the history is now.
+            entry = await self.log.at(tenant, cursor.id)
+            known = entry is not None and entry.sequence == cursor.sequence
+            return Start(tenant, place) if known else start
+        if await self._archive.holds(partition, tenant, cursor.sequence, cursor.id):
             return Start(tenant, place)
         archived = await self._tenant(tenant)
-        if archived is not None and archived.base == mark:
+        if archived is not None and (archived.base.sequence, archived.base.id) == place:
             return Start(tenant, place)
         if start.gap == "expired":
             return Start(tenant, (await self.floors([tenant]))[tenant], start.gap)

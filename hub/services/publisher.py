@@ -19,9 +19,11 @@ from prometheus_client import Counter
 from pydantic import ValidationError
 
 from hub.core import authority
-from hub.log.stream_log import Append, Conflict, Outcome, StreamLog
+from hub.log.stream_log import Append, Conflict, Outcome
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
+from hub.services.history import History
+from hub.store.database import StoreUnavailable
 from hub.telemetry import Metrics
 from schemas import patterns, registry, strict_json
 from schemas.envelope import Draft, EventType
@@ -58,14 +60,15 @@ class Publisher:
 
     def __init__(
         self,
-        log: StreamLog,
+        history: History,
         systems: Systems,
         metrics: Metrics,
         *,
         currency: Callable[[str], str] = lambda _: DEFAULT_CURRENCY,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._log = log
+        self._log = history.log
+        self._history = history
         self._systems = systems
         self._metrics = metrics
         self._currency = currency
@@ -252,17 +255,17 @@ class Publisher:
     async def _conflict(
         self, receipt: asyncio.Future[Receipt], append: Append, claims: Claims, outcome: Conflict
     ) -> None:
-        """Refuse, with the latest state of the entity: where the log still has it, and as far as the token may read."""
+        """Refuse, with the latest state of the entity, as far as the token may read it."""
         latest: dict[str, Any] = {"revision": outcome.revision, "data": None}
         try:
-            entry = None if outcome.id is None else await self._log.at(append.tenant_id, outcome.id)
+            entry = None if outcome.id is None else await self._history.at(append.tenant_id, outcome.id)
             if (
                 entry is not None
                 and entry.readable_by(claims.system)
                 and claims.may("subscribe", f"{entry.type}.{entry.action}")
             ):
                 latest["data"] = orjson.loads(entry.json(claims.view))["data"]
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, StoreUnavailable) as error:
             log.warning("latest_not_read", error=str(error) or type(error).__name__, event_id=append.event_id)
         detail = f"{append.entity} is at revision {outcome.revision}, not {append.expected_revision}"
         if not receipt.done():

@@ -35,7 +35,7 @@ def room(**changes: Any) -> dict[str, Any]:
 
 def publisher(rig: Rig, systems: Systems | None = None, currency: Callable[[str], str] = lambda _: "JPY") -> Publisher:
     """A publisher at a fixed time."""
-    return Publisher(rig.log, systems or Systems(), rig.metrics, currency=currency, clock=lambda: NOW)
+    return Publisher(rig.history, systems or Systems(), rig.metrics, currency=currency, clock=lambda: NOW)
 
 
 async def publish(rig: Rig, event: Any, who: Claims = PMS, made: Publisher | None = None) -> dict[str, Any]:
