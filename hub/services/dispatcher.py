@@ -150,7 +150,8 @@ class Dispatcher:
 
     async def _locate(self) -> None:
         self._epochs = list(self.log.epochs)
-        ends = [await self._last_id(partition) for partition in range(self.log.partitions)]
+        # Not the last entry there is: a stream that was trimmed to nothing has a history all the same.
+        ends = [await self._generated(partition) for partition in range(self.log.partitions)]
         self.position = tuple(ends)
         self._rings = [Ring(end) for end in ends]
         self._heads = await self.log.tenants()
@@ -210,13 +211,15 @@ class Dispatcher:
 
         A stream that was trimmed to nothing still knows its last id; a lost one does not.
         """
-        if kept != ZERO:
-            return False
+        return kept == ZERO and await self._generated(partition) >= self.position[partition]
+
+    async def _generated(self, partition: int) -> StreamId:
+        """The last id that a stream gave, be its entry there or trimmed."""
         try:
             info = await self.log.source.client.xinfo_stream(self.log.keys.events(partition))
         except ResponseError:
-            return False
-        return StreamId.parse(info["last-generated-id"]) >= self.position[partition]
+            return ZERO
+        return StreamId.parse(info["last-generated-id"])
 
     async def _begin_again(self, partition: int, kept: StreamId) -> None:
         """The history that was read has been replaced after `kept`: read on from there, and tell everybody."""

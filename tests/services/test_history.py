@@ -1,0 +1,270 @@
+"""Reading from archive and stream as one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from feed_rig import ENTITIES, KINDS, SYSTEM, TENANTS, LogServer, Rig, append, claims, until
+
+from hub.core.routing import Interest
+from hub.log import groups
+from hub.services import dispatcher, feed, reader
+from hub.services.reader import Query, Reader
+from hub.services.restoration import Restoration
+from hub.store.database import StoreUnavailable
+from schemas.cursor import Cursor
+from schemas.errors import Problem
+
+pytestmark = pytest.mark.server
+
+ONE = TENANTS[0]
+
+
+async def archived_and_trimmed(rig: Rig, log_server: LogServer, archived: int = 20, hot: int = 10) -> Rig:
+    """A log whose first events lie in the archive alone, and a hub on it that has nothing in memory."""
+    for _ in range(archived):
+        await rig.publish(*[append(tenant) for tenant in TENANTS])
+    await rig.archive()
+    await rig.trim()
+    assert await rig.log.first(rig.log.partition(ONE)) is None
+    for _ in range(hot):
+        await rig.publish(*[append(tenant) for tenant in TENANTS])
+    await rig.routed()
+    return await Rig(log_server, rig.prefix).start()
+
+
+@pytest.mark.parametrize("after", ["earliest", 0, 1, 19, 20, 21, 29])
+@pytest.mark.parametrize("tenants", [TENANTS[:1], ("*",)])
+async def test_a_subscriber_does_not_notice_where_the_stream_begins(
+    rig: Rig, log_server: LogServer, monkeypatch: pytest.MonkeyPatch, after: Any, tenants: tuple[str, ...]
+) -> None:
+    """From the archive into the stream and live: every event once, in order, without a gap, from any cursor."""
+    monkeypatch.setattr(feed, "CHUNK", 7)
+    hub = await archived_and_trimmed(rig, log_server)
+    try:
+        one = hub.connection(claims(tenants))
+        start = after
+        if after != "earliest":
+            names = TENANTS if tenants == ("*",) else tenants
+            zero = {name: hub.log.cursor(name, dispatcher.NOWHERE) for name in names}
+            start = {name: rig.published[(name, after)].cursor if after else zero[name] for name in names}
+        told = await one.subscribe(after=start)
+        live = await rig.publish(*[append(tenant) for tenant in TENANTS])
+        await until(lambda: any(frame["cursor"] == live[-1].cursor for frame in one.events) or len(tenants) == 1)
+        await one.quiet()
+        assert (told["recovered"], one.gaps) == (True, [])
+        first = 1 if after == "earliest" else after + 1
+        for tenant in TENANTS if tenants == ("*",) else tenants:
+            got = [frame["sequence"] for frame in one.events if frame["event"]["tenant_id"] == tenant]
+            assert got == list(range(first, 32))
+    finally:
+        await hub.stop()
+
+
+async def test_pages_go_from_archive_to_stream(
+    rig: Rig, log_server: LogServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GET /events after any cursor: the same events in the same order as before the trim."""
+    monkeypatch.setattr(reader, "CHUNK", 5)
+    hub = await archived_and_trimmed(rig, log_server)
+    try:
+        asked = Query(Interest(frozenset(TENANTS), frozenset({"*"})), TENANTS, None, limit=13)
+        found: list[tuple[str, int]] = []
+        while True:
+            page = await Reader(hub.history, hub.dispatcher, hub.metrics).page(claims(TENANTS), asked)
+            assert page.gaps == []
+            found += [(entry.tenant_id, entry.sequence) for entry in page.entries]
+            if not page.more and not page.entries:
+                break
+            asked = Query(asked.interest, asked.tenants, page.next, limit=13)
+        assert sorted(found) == sorted(rig.published)
+        for tenant in TENANTS:
+            assert [number for name, number in found if name == tenant] == list(range(1, 31))
+    finally:
+        await hub.stop()
+
+
+async def test_an_entitys_history_is_found_by_the_archives_index(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of one entity, over archive and stream, are what filtering everything gives, and read nothing else."""
+    published = []
+    for number in range(60):
+        published += await rig.publish(append(entity=ENTITIES[number % 2]))
+        if number == 40:
+            await rig.archive()
+    await rig.routed()
+    read = rig.history.read
+    places = []
+
+    async def noted(partition: int, after: Any, *args: Any, **more: Any) -> Any:
+        places.append(after)
+        return await read(partition, after, *args, **more)
+
+    monkeypatch.setattr(rig.history, "read", noted)
+    interest = Interest(frozenset({ONE}), frozenset({"*"}), frozenset({ENTITIES[1]}))
+    asked, found = Query(interest, (ONE,), None, limit=7), []
+    while True:
+        page = await Reader(rig.history, rig.dispatcher, rig.metrics).page(claims((ONE,)), asked)
+        assert len(page.entries) <= 7
+        found += [entry.sequence for entry in page.entries]
+        if not page.more and not page.entries:
+            break
+        asked = Query(interest, (ONE,), page.next, limit=7)
+    assert found == [one.sequence for one in published if one.entity == ENTITIES[1]]
+    archived = Cursor.decode(published[40].cursor).id
+    assert min(places) >= archived
+
+
+async def test_one_event_is_found_after_the_trim(rig: Rig, log_server: LogServer) -> None:
+    """An event is read by its id for as long as the archive has it."""
+    hub = await archived_and_trimmed(rig, log_server)
+    try:
+        page = await hub.history.read(hub.log.partition(ONE), dispatcher.NOWHERE.id, 1, tenants=[ONE])
+        read = Reader(hub.history, hub.dispatcher, hub.metrics)
+        found = await read.find(claims((ONE,), system=SYSTEM), page[0].event_id, [ONE])
+        assert found is not None
+        assert (found.cursor, found.raw) == (page[0].cursor, page[0].raw)
+    finally:
+        await hub.stop()
+
+
+async def test_without_the_archive_a_trimmed_beginning_is_refused_and_not_skipped(
+    rig: Rig, log_server: LogServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is away: what lies in the archive alone is `store_unavailable`; what is in the stream is read."""
+    hub = await archived_and_trimmed(rig, log_server)
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    for name in ("read", "tenants", "holds"):
+        monkeypatch.setattr(hub.store.archive, name, away)
+    try:
+        read = Reader(hub.history, hub.dispatcher, hub.metrics)
+        interest = Interest(frozenset({ONE}), frozenset({"*"}))
+        with pytest.raises(Problem) as refused:
+            await read.page(claims((ONE,)), Query(interest, (ONE,), rig.published[(ONE, 5)].cursor))
+        assert (refused.value.code, refused.value.retryable) == ("store_unavailable", True)
+        page = await read.page(claims((ONE,)), Query(interest, (ONE,), rig.published[(ONE, 20)].cursor))
+        assert [entry.sequence for entry in page.entries] == list(range(21, 31))
+        one = hub.connection(claims((ONE,)))
+        with pytest.raises(Problem, match="store_unavailable"):
+            await one.subscribe(after=rig.published[(ONE, 5)].cursor)
+    finally:
+        await hub.stop()
+
+
+async def test_what_the_retention_removed_is_a_gap(rig: Rig, log_server: LogServer) -> None:
+    """Past HUB_ARCHIVE_DAYS a cursor meets `expired`, and its `resume_from` goes on without another."""
+    hub = await archived_and_trimmed(rig, log_server)
+    try:
+        limit = Cursor.decode(rig.published[(ONE, 11)].cursor).id.ms
+        old = [one for one in rig.published.values() if Cursor.decode(one.cursor).id.ms < limit]
+        assert await hub.store.archive.expire(limit) == len(old)
+        left = [n for t, n in rig.published if t == ONE and Cursor.decode(rig.published[(t, n)].cursor).id.ms >= limit]
+        one = hub.connection(claims((ONE,)))
+        told = await one.subscribe(after=rig.published[(ONE, 2)].cursor)
+        await one.quiet()
+        assert (told["recovered"], [gap["reason"] for gap in one.gaps]) == (False, ["expired"])
+        assert one.sequences() == left
+        again = hub.connection(claims((ONE,)))
+        await again.subscribe(after=one.gaps[0]["resume_from"])
+        await again.quiet()
+        assert (again.sequences(), again.gaps) == (left, [])
+    finally:
+        await hub.stop()
+
+
+async def test_a_trim_in_the_middle_of_reading_hides_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries that are trimmed right after a page was asked for come from the archive."""
+    await rig.publish(*[append() for _ in range(20)])
+    await rig.archive()
+    partition, log_read = rig.log.partition(ONE), rig.log.read
+
+    async def trimmed_first(*args: Any) -> Any:
+        await groups.trim(rig.log, 1 << 60, 1 << 60, ("archiver",))
+        return await log_read(*args)
+
+    await rig.log.source.client.xgroup_destroy(rig.log.keys.events(partition), "webhooks")
+    monkeypatch.setattr(rig.log, "read", trimmed_first)
+    read = await rig.history.read(partition, Cursor.decode(rig.published[(ONE, 3)].cursor).id, 100, tenants=[ONE])
+    assert [entry.sequence for entry in read] == list(range(4, 21))
+
+
+# A log that was emptied
+
+
+async def restored(rig: Rig, log_server: LogServer) -> Rig:
+    """Empty the server, and open a hub that puts back what the archive knows."""
+    await rig.dispatcher.stop()
+    await rig.log.source.client.flushall()
+    hub = Rig(log_server, rig.prefix)
+    hub.log.on_empty = Restoration(hub.log, hub.store, idempotency_s=600).partition
+    return await hub.start()
+
+
+async def test_a_flush_under_a_full_archive_loses_nothing(rig: Rig, log_server: LogServer) -> None:
+    """Numbering, revisions and receipts go on; a cursor from before resumes without a gap over the old and the new."""
+    events = [append(ONE) for _ in range(12)]
+    published = await rig.publish(*events)
+    await rig.archive()
+    hub = await restored(rig, log_server)
+    try:
+        again = await hub.log.submit(events[4])
+        assert (again.duplicate, again.sequence) == (True, 5)  # type: ignore[union-attr]
+        stored = await hub.log.submit(append(ONE))
+        assert (stored.sequence, stored.revision, stored.duplicate) == (13, 13, False)  # type: ignore[union-attr]
+        one = hub.connection(claims((ONE,)))
+        told = await one.subscribe(after=published[2].cursor)
+        await until(lambda: len(one.events) == 10)
+        assert (told["recovered"], one.gaps) == (True, [])
+        assert one.sequences() == list(range(4, 14))
+    finally:
+        await hub.stop()
+
+
+async def test_a_live_subscriber_that_had_everything_is_not_told_of_a_gap(rig: Rig) -> None:
+    """After a flush under a full archive, who was at its head goes on without one; the next number follows."""
+    rig.log.on_empty = Restoration(rig.log, rig.store, idempotency_s=600).partition
+    one = rig.connection(claims((ONE,)))
+    await one.subscribe()
+    await rig.publish(*[append(ONE) for _ in range(5)])
+    await one.quiet()
+    await rig.archive()
+    await rig.log.source.client.flushall()
+    await rig.publish(append(ONE))
+    await until(lambda: len(one.events) == 6)
+    assert (one.sequences(), one.gaps) == ([1, 2, 3, 4, 5, 6], [])
+
+
+async def test_what_the_archive_did_not_have_yet_is_a_gap(rig: Rig, log_server: LogServer) -> None:
+    """Events that were lost with the log are told by `epoch`; those after are read."""
+    published = await rig.publish(*[append(ONE) for _ in range(6)])
+    await rig.archive()
+    lost = await rig.publish(*[append(ONE) for _ in range(2)])
+    await rig.routed()
+    hub = await restored(rig, log_server)
+    try:
+        await hub.publish(*[append(ONE, KINDS[1]) for _ in range(3)])
+        one = hub.connection(claims((ONE,)))
+        told = await one.subscribe(after=lost[-1].cursor)
+        await one.quiet()
+        assert (told["recovered"], [gap["reason"] for gap in one.gaps]) == (False, ["epoch"])
+        assert one.sequences() == [7, 8, 9]
+        two = hub.connection(claims((ONE,)))
+        await two.subscribe(after=published[3].cursor)
+        await two.quiet()
+        assert (two.sequences(), two.gaps) == ([5, 6, 7, 8, 9], [])
+    finally:
+        await hub.stop()
+
+
+async def test_nothing_is_put_back_where_a_new_history_began(rig: Rig) -> None:
+    """Two hubs that find the log empty: the one that comes later does not turn the numbers back."""
+    await rig.publish(*[append(ONE) for _ in range(3)])
+    await rig.archive()
+    put_back = Restoration(rig.log, rig.store, idempotency_s=600)
+    await put_back.partition(rig.log.partition(ONE))
+    (stored,) = await asyncio.gather(rig.log.submit(append(ONE)))
+    assert stored.sequence == 4  # type: ignore[union-attr]
