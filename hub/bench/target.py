@@ -41,6 +41,8 @@ class Target:
     tenants: tuple[str, ...]
     pid: int | None = None
     redis_url: str | None = None
+    all_tenants: str | None = None
+    """A token of the hub's own tools, for every tenant."""
 
     @property
     def address(self) -> dict[str, object]:
@@ -98,8 +100,11 @@ def target(
             raise StartError(f"{url} is not an http:// address", "The load speaks plain HTTP and WebSocket alone")
         yield Target(parts.hostname or "127.0.0.1", parts.port or 3400, token, _tenants(token))
         return
-    with tempfile.TemporaryDirectory(prefix="hub-bench-") as directory:
-        yield from _own_hub(Path(directory), workers, settings or {})
+    with (
+        tempfile.TemporaryDirectory(prefix="hub-bench-") as directory,
+        own_hub(Path(directory), settings or {}, workers) as hub,
+    ):
+        yield hub
 
 
 def _tenants(token: str) -> tuple[str, ...]:
@@ -108,11 +113,16 @@ def _tenants(token: str) -> tuple[str, ...]:
     return tuple(tenant for tenant in claims["tenants"] if tenant != "*") or ("default",)
 
 
-def _own_hub(directory: Path, workers: int, settings: Mapping[str, str]) -> Iterator[Target]:
+@contextmanager
+def own_hub(directory: Path, settings: Mapping[str, str], workers: int = 1) -> Iterator[Target]:
+    """A hub whose data lie under `directory`, for as long as the block runs; the next one there goes on with them."""
+    directory.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     data_dir = directory / "data"
-    token = Tokens([own_key(data_dir)]).issue("hotel-pms", TENANTS, _SCOPES)
+    tokens = Tokens([own_key(data_dir)])
+    token = tokens.issue("hotel-pms", TENANTS, _SCOPES)
+    all_tenants = tokens.issue("hub", ["*"], [*_SCOPES, "ops"])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HUB_")}
     environment |= {"HUB_DATA_DIR": str(data_dir), "HUB_PORT": str(port), "HUB_WORKERS": str(workers)}
     environment |= {"HUB_LOG_LEVEL": "warning", "HUB_LOG_FORMAT": "json", **settings}
@@ -128,7 +138,7 @@ def _own_hub(directory: Path, workers: int, settings: Mapping[str, str]) -> Iter
         try:
             _until_ready(process, port, log)
             redis_url = f"unix://{data_dir / 'log' / 'server.sock'}"
-            yield Target("127.0.0.1", port, token, TENANTS, process.pid, redis_url)
+            yield Target("127.0.0.1", port, token, TENANTS, process.pid, redis_url, all_tenants)
         finally:
             process.terminate()
             try:

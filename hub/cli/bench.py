@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -150,6 +151,78 @@ def consume(
         None,
         1,
     )
+
+
+Store = Annotated[str | None, typer.Option(help="HUB_STORE_URL of the hub; a SQLite file of its own if left out")]
+
+
+@group.command("archive")
+def archive(
+    events: Annotated[int, typer.Option(help="Events that wait to be archived", min=2)] = 200_000,
+    bookings: Annotated[Path | None, typer.Option(help="Real bookings instead (CSV or zip)", exists=True)] = None,
+    beside: Annotated[float, typer.Option(help="Publish at this rate, with the archiver and without", min=0)] = 0,
+    seconds: Seconds = 6,
+    event_bytes: EventBytes = 600,
+    store: Store = None,
+) -> None:
+    """Events archived a second; with --beside what the archiver does to a publisher's latency."""
+    from hub.bench import memory
+
+    settings = _stored(store)
+    if beside:
+        several = {"rate": beside, "seconds": seconds, "event_bytes": event_bytes}
+        _remember("archive_beside", lambda directory: memory.publish_beside(directory, settings, **several))  # type: ignore[arg-type]
+        return
+    _remember(
+        "archive",
+        lambda directory: memory.archive(
+            directory, settings, events=events, event_bytes=event_bytes, bookings=bookings and bookings.absolute()
+        ),
+    )
+
+
+@group.command("catch-up")
+def catch_up(
+    events: Annotated[int, typer.Option(help="Events, half of them in the archive alone", min=2)] = 400_000,
+    subscribers: Annotated[int, typer.Option(help="Live subscribers beside", min=1)] = 500,
+    rate: Annotated[float, typer.Option(help="Live events a second", min=0.1)] = 100,
+    seconds: Seconds = 8,
+    event_bytes: EventBytes = 600,
+    store: Store = None,
+) -> None:
+    """Events a second that one subscriber is given from the earliest on, over archive and stream."""
+    from hub.bench import memory
+
+    _remember(
+        "catch_up",
+        lambda directory: memory.catch_up(
+            directory,
+            _stored(store),
+            events=events,
+            subscribers=subscribers,
+            rate=rate,
+            seconds=seconds,
+            event_bytes=event_bytes,
+        ),
+    )
+
+
+def _stored(store: str | None) -> dict[str, str]:
+    return {} if store is None else {"HUB_STORE_URL": store}
+
+
+def _remember(name: str, run: Callable[[Path], dict[str, Any]]) -> None:
+    """Measure with hubs one after another on one data directory."""
+    from hub.bench.raw import LoadError
+    from hub.bench.target import raise_file_limit
+
+    raise_file_limit()
+    try:
+        with tempfile.TemporaryDirectory(prefix="hub-bench-") as directory:
+            found = run(Path(directory))
+    except LoadError as error:
+        raise CommandError(str(error)) from error
+    sys.stdout.write(json.dumps({"bench": name} | found) + "\n")
 
 
 def _measure(

@@ -25,7 +25,7 @@ from hub.telemetry import Metrics
 from schemas.cursor import ZERO, StreamId
 
 GROUP: Final = "archiver"
-MAX_BATCH: Final = 1000
+MAX_BATCH: Final = 1500
 """Events in one transaction: more would not be faster, and would keep other writers waiting."""
 MAX_READ: Final = 500
 """Entries of one partition in one read."""
@@ -64,6 +64,8 @@ class Archiver:
         self._on_written = on_written
         self._wall = wall
         self._places: dict[int, Place] | None = None
+        self._ahead: list[Batch] = []
+        """What follows the last transaction, where it was read meanwhile."""
         self._turn = 0
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -99,7 +101,7 @@ class Archiver:
                 elif written < MAX_BATCH and not last:
                     await asyncio.sleep(PACE_S)
             except Fenced:
-                self._places = None
+                self._forget()
                 if await self._pause(STANDBY_S):
                     return
             except StoreVersionError as error:
@@ -109,15 +111,18 @@ class Archiver:
             except (StoreUnavailable, RedisError, OSError) as error:
                 if isinstance(error, StoreUnavailable):
                     self._store.failed(error)
-                self._places = None
+                self._forget()
                 backoff = min(MAX_BACKOFF_S, max(0.2, backoff * 2))
                 if await self._pause(backoff):
                     return
             except Exception:  # the archiver must not end while the hub runs
                 log.exception("archiver_failed")
-                self._places = None
+                self._forget()
                 if await self._pause(MAX_BACKOFF_S):
                     return
+
+    def _forget(self) -> None:
+        self._places, self._ahead = None, []
 
     async def _pause(self, seconds: float) -> bool:
         """Wait; True when the archiver is to stop, and will not write what it could not."""
@@ -162,17 +167,30 @@ class Archiver:
             await self._archive.recall()
             await self._acknowledge({partition: (place.id, 0) for partition, place in self._places.items()})
         await self._expire()
-        batches = await self._gather(self._places)
+        batches, self._ahead = self._ahead or await self._gather(self._places), []
         if batches:
-            await self._archive.write(batches)
+            await self._write(batches, self._places)
             self._on_written()
-            self._places |= {batch.partition: Place(batch.epoch, batch.reached) for batch in batches}
             await self._acknowledge({batch.partition: (batch.reached, len(batch.entries)) for batch in batches})
         self._store.works()
         self._measure()
         written = sum(len(batch.entries) for batch in batches)
         self._metrics.archived.inc(written)
         return written
+
+    async def _write(self, batches: list[Batch], places: dict[int, Place]) -> None:
+        """Write, and where there is more than one transaction takes, read on meanwhile."""
+        reached = {batch.partition: Place(batch.epoch, batch.reached) for batch in batches}
+        if sum(len(batch.entries) for batch in batches) < MAX_BATCH:
+            await self._archive.write(batches)
+        else:
+            writing = asyncio.ensure_future(self._archive.write(batches))
+            try:
+                self._ahead = await self._gather(places | reached)
+            finally:
+                # Its outcome is what counts; a read that failed is tried again.
+                await writing
+        places.update(reached)
 
     async def _gather(self, places: dict[int, Place]) -> list[Batch]:
         """What follows in each partition, beginning with another one every time, as far as one transaction goes."""
@@ -185,6 +203,8 @@ class Archiver:
             place = places.get(partition, Place(0, ZERO))
             epoch = self._log.epochs[partition]
             if place.epoch != epoch and place.id != ZERO:
+                if batches or places is not self._places:
+                    continue
                 await self._reconcile(partition, place, epoch)
                 places[partition] = place = Place(epoch, place.id)
             entries = await self._read(partition, place.id, min(room, MAX_READ))

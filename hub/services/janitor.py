@@ -100,6 +100,7 @@ class Janitor:
         """Trim what is past the retention and finished by all; how many entries went."""
         now_ms = int(self._clock() * 1000)
         trimmed = await consumer_groups.trim(self._log, now_ms - self._retention_ms, now_ms, self._groups)
+        self._metrics.trimmed.inc(trimmed)
         if trimmed:
             log.info("trimmed", entries=trimmed)
         return trimmed

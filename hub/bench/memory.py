@@ -1,0 +1,188 @@
+"""The store's measurements: archiving, reading past the stream's beginning, looking things up among millions."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from hub.bench.figures import percentiles, ratio
+from hub.bench.load_process import LoadProcess
+from hub.bench.raw import LoadError
+from hub.bench.runs import fanout
+from hub.bench.target import Target, own_hub
+
+_PUBLISHERS: Final = "hub.bench.publishers"
+_FOLLOWER: Final = "hub.bench.follower"
+_PATIENCE_S: Final = 600.0
+_COMMON: Final = {"HUB_GROUPS": "archiver", "HUB_PUBLISH_PER_S": "10000000"}
+_UNARCHIVED: Final = _COMMON | {"HUB_ROLES": "gateway"}
+_ARCHIVED: Final = _COMMON | {"HUB_ROLES": "gateway,archiver"}
+_METRIC: Final = re.compile(r"^(\w+)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.M)
+
+
+def metrics(hub: Target) -> dict[str, float]:
+    """The hub's metrics, summed over their labels."""
+    page = httpx.get(f"http://{hub.host}:{hub.port}/metrics", timeout=30).text
+    found: dict[str, float] = {}
+    for name, value in _METRIC.findall(page):
+        found[name] = found.get(name, 0.0) + float(value)
+    return found
+
+
+def until(hub: Target, condition: Callable[[dict[str, float]], bool]) -> None:
+    """Wait for the metrics to say so.
+
+    Raises:
+        LoadError: they do not within ten minutes.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while not condition(metrics(hub)):
+        if time.monotonic() > deadline:
+            raise LoadError("the hub did not finish in time")
+        time.sleep(0.05)
+
+
+def fill(hub: Target, events: int, pad: int) -> None:
+    """Publish so many events as fast as the hub takes them."""
+    asked = {"way": "batches", "batch": 200, "connections": 2, "seconds": 3600.0, "pad": pad, "events": events}
+    with LoadProcess(_PUBLISHERS, hub.address | asked) as writers:
+        writers.until_ready()
+        writers.go()
+        writers.result()
+
+
+def simulate(hub: Target, directory: Path, bookings: Path) -> None:
+    """Publish the real bookings of a file."""
+    command = [sys.executable, "-m", "hub.cli.main", "simulate", "--bookings", str(bookings), "--json"]
+    place = ["--url", f"http://{hub.host}:{hub.port}", "--data-dir", str(directory / "data")]
+    done = subprocess.run([*command, *place], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LoadError(f"the simulation failed: {done.stderr[-500:]}")
+
+
+def archive(
+    directory: Path, settings: dict[str, str], *, events: int, event_bytes: int, bookings: Path | None
+) -> dict[str, Any]:
+    """How fast a log full of events is archived, and what it takes."""
+    with own_hub(directory, _UNARCHIVED | settings) as hub:
+        if bookings is not None:
+            simulate(hub, directory, bookings)
+        else:
+            pad, _ = hub.fit(event_bytes)
+            fill(hub, events - 1, pad)
+        sequences = httpx.get(
+            f"http://{hub.host}:{hub.port}/api/v1/tenants", headers={"Authorization": f"Bearer {hub.all_tenants}"}
+        ).json()["tenants"]
+    waiting = sum(tenant["sequence"] for tenant in sequences)
+    with own_hub(directory, _ARCHIVED | settings) as hub:
+        until(hub, lambda now: now["hub_events_archived_total"] > 0)
+        first, begun, used = metrics(hub)["hub_events_archived_total"], time.perf_counter(), hub.processor_s() or 0.0
+        until(hub, lambda now: now["hub_events_archived_total"] >= waiting)
+        elapsed = time.perf_counter() - begun
+        busy = ((hub.processor_s() or 0.0) - used) / elapsed
+    database = directory / "data" / "store.db"
+    size = database.stat().st_size if database.exists() else None
+    return {
+        "events": waiting,
+        "archived_per_s": round((waiting - first) / elapsed),
+        "hub_processors": round(busy, 2),
+        "file_mib": None if size is None else round(size / 2**20, 1),
+        "bytes_an_event": None if size is None else round(size / waiting),
+    }
+
+
+def publish_beside(
+    directory: Path, settings: dict[str, str], *, rate: float, seconds: float, event_bytes: int
+) -> dict[str, Any]:
+    """How long a lone publish takes beside others at `rate`, with the archiver and without, in turns."""
+    rounds: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
+    for number in range(3):
+        for name, roles in (("without", _UNARCHIVED), ("with", _ARCHIVED)):
+            with own_hub(directory / f"{name}-{number}", roles | settings) as hub:
+                pad, _ = hub.fit(event_bytes)
+                paced = {"way": "paced", "connections": 2, "rate": rate, "seconds": seconds + 3, "tick_s": 0.005}
+                with (
+                    LoadProcess(_PUBLISHERS, hub.address | paced | {"pad": pad}) as others,
+                    LoadProcess(_PUBLISHERS, hub.address | {"way": "lone", "seconds": seconds, "pad": pad}) as lone,
+                ):
+                    others.until_ready()
+                    lone.until_ready()
+                    others.go()
+                    time.sleep(1.0)
+                    lone.go()
+                    rounds[name].append(lone.result())
+                    others.result()
+    middle = {name: sorted(runs, key=lambda one: one["p99_ms"])[len(runs) // 2] for name, runs in rounds.items()}
+    return {
+        "rate": rate,
+        **middle,
+        "p50_ratio": ratio(middle["with"]["p50_ms"], middle["without"]["p50_ms"]),
+        "p99_ratio": ratio(middle["with"]["p99_ms"], middle["without"]["p99_ms"]),
+        "every_p99_ms": {name: [one["p99_ms"] for one in runs] for name, runs in rounds.items()},
+    }
+
+
+def catch_up(
+    directory: Path,
+    settings: dict[str, str],
+    *,
+    events: int,
+    subscribers: int,
+    rate: float,
+    seconds: float,
+    event_bytes: int,
+) -> dict[str, Any]:
+    """One subscriber from the earliest on, half of it trimmed from the stream; and what live subscribers notice."""
+    half = events // 2
+    with own_hub(directory, _ARCHIVED | settings) as hub:
+        pad, _ = hub.fit(event_bytes)
+        fill(hub, half - 1, pad)
+        until(hub, lambda now: now["hub_store_lag_events"] == 0 and now["hub_events_archived_total"] >= half)
+    with own_hub(directory, _ARCHIVED | settings | {"HUB_RETENTION_HOURS": "0.000001"}) as hub:
+        # The janitor trims when it starts; its next round measures what is left.
+        until(hub, lambda now: now["hub_events_trimmed_total"] >= half)
+    live = {"subscribers": subscribers, "rate": rate, "seconds": seconds, "warm_s": 2.0, "event_bytes": event_bytes}
+    with own_hub(directory, _ARCHIVED | settings) as hub:
+        fill(hub, events - half, pad)
+        until(hub, lambda now: now["hub_store_lag_events"] == 0)
+        alone = _follow(hub, events)
+        quiet = fanout(hub, **live)  # type: ignore[arg-type]
+        with LoadProcess(_FOLLOWER, hub.address | {"events": events}) as follower:
+            follower.until_ready()
+            follower.go()
+            beside = fanout(hub, **live)  # type: ignore[arg-type]
+            shared = follower.result()
+    return {
+        "events": events,
+        "in_archive_alone": half,
+        "alone": alone,
+        "beside_live_subscribers": shared,
+        "live_alone": {name: quiet[name] for name in ("deliveries_per_s", "p50_ms", "p99_ms")},
+        "live_beside_catch_up": {name: beside[name] for name in ("deliveries_per_s", "p50_ms", "p99_ms")},
+        "live_p99_ratio": ratio(beside["p99_ms"], quiet["p99_ms"]),
+    }
+
+
+def _follow(hub: Target, events: int) -> dict[str, Any]:
+    with LoadProcess(_FOLLOWER, hub.address | {"events": events}) as follower:
+        follower.until_ready()
+        follower.go()
+        return follower.result()
+
+
+def asked_again(request: Callable[[], httpx.Response], times: int) -> dict[str, Any]:
+    """How long an answer takes, over many of them."""
+    taken = []
+    for _ in range(times):
+        begun = time.perf_counter_ns()
+        request().raise_for_status()
+        taken.append(time.perf_counter_ns() - begun)
+    ordered = sorted(taken)
+    return percentiles(taken) | {"p95_ms": round(ordered[int(0.95 * len(ordered))] / 1e6, 3)}
