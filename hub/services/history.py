@@ -6,6 +6,7 @@ A place in a partition is the same in both, so what reads by place does not noti
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 
 from hub.core.entry import Entry
 from hub.log.stream_log import Head, Start, StreamLog
@@ -23,6 +24,8 @@ class History:
         self.log = log
         self.store = store
         self._archive = store.archive
+        self._firsts: dict[int, StreamId] = {}
+        """Where streams were last seen to begin; they begin later now, or there."""
 
     async def read(
         self,
@@ -42,12 +45,22 @@ class History:
             StoreUnavailable: they lie in the archive, and it does not answer.
             RedisError, OSError: the log does not answer.
         """
+        if (known := self._firsts.get(partition)) is not None and after < known:
+            # Where the stream was seen to begin later, the archive is asked at once.
+            before = known if upto is None else min(known, upto.next)
+            with suppress(StoreUnavailable):
+                if before > after and (
+                    archived := await self._archive.read(partition, after, count, before=before, tenants=tenants)
+                ):
+                    return archived
         entries = await self.log.read(partition, after, count, upto)
         # Asked after the page was read: what a trim took in between is found in the archive.
         first = await self.log.first(partition)
         if first is not None and first <= after.next:
             return entries
-        before = first if first is not None else None
+        if first is not None:
+            self._firsts[partition] = first
+        before = first
         if upto is not None and (before is None or upto < before):
             before = upto.next
         if before is not None and before <= after:

@@ -29,6 +29,7 @@ from redis.asyncio import Redis
 from hub.security.tokens import Tokens, own_key
 
 from .ledger import Ledger, Observation, Report, Seen, Stored, check
+from .memory import NAME, PostgresUnderTest, Remembered, judge
 from .processes import HubUnderTest, Keeper
 from .publishers import HttpPublisher, Publisher, SocketPublisher
 from .slow_disk import slow_disk
@@ -59,9 +60,10 @@ class Plan:
     fsync: Literal["always", "everysec"] = "always"
     rate: float | None = 300.0
     watchers: bool = True
-    only: Literal["hub", "server", "consumers"] | None = None
+    only: Literal["hub", "server", "consumers", "store"] | None = None
     until_lost: bool = False
     slow_disk_ms: int = 0
+    store: Literal["sqlite", "postgres"] = "sqlite"
 
 
 @dataclass(slots=True)
@@ -78,12 +80,14 @@ class Outcome:
     dead_letters: int
     alarms: int
     warned_not_durable: bool
+    memory: Remembered | None
     trouble: dict[str, str] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
         """Every promise was kept."""
-        return self.report.clean and not any(self.unexpected_exits.values()) and not self.dead_letters
+        remembered = self.memory is None or self.memory.clean
+        return self.report.clean and remembered and not any(self.unexpected_exits.values()) and not self.dead_letters
 
     def line(self) -> dict[str, Any]:
         """All numbers, flat enough for one line."""
@@ -105,6 +109,9 @@ class Harness:
         # Not under the system's test directories: the server's socket needs a short path.
         self._directory = Path(tempfile.mkdtemp(prefix="hub-faults-"))
         slowness = slow_disk(self._directory, plan.slow_disk_ms) if plan.slow_disk_ms else {}
+        self._postgres = PostgresUnderTest(self._directory) if plan.store == "postgres" else None
+        if self._postgres is not None:
+            slowness = slowness | {"HUB_STORE_URL": self._postgres.url}
         self._hub = HubUnderTest(self._directory, plan.fsync, slowness)
         self._ledger = Ledger()
         self._publishers: list[Publisher] = []
@@ -143,6 +150,8 @@ class Harness:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
             await self._hub.keeper.stop()
+            if self._postgres is not None:
+                await asyncio.to_thread(self._postgres.stop)
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _set_up(self) -> None:
@@ -166,7 +175,7 @@ class Harness:
             return
         self._subscribers = [
             Subscriber("socket by cursor", hub.socket_url, pms, TENANTS),
-            Subscriber("socket by name", hub.socket_url, pms, TENANTS, "faults"),
+            Subscriber("socket by name", hub.socket_url, pms, TENANTS, NAME),
         ]
         inbox = {"database": str(self._database("stream")), "url": hub.redis_url, "group": GROUP}
         for number in (1, 2):
@@ -192,7 +201,8 @@ class Harness:
                 await self._progress(self._random.randint(1, 150))
             else:
                 await asyncio.sleep(self._random.random() * 0.5)
-            victim = self._plan.only or self._random.choices(("hub", "server", "consumers"), (4, 4, 3))[0]
+            victims = {"hub": 4, "server": 4, "consumers": 3} | ({"store": 3} if self._postgres else {})
+            victim = self._plan.only or self._random.choices(list(victims), list(victims.values()))[0]
             if await self._kill(victim):
                 killed += 1
                 if killed % 20 == 0:
@@ -201,6 +211,8 @@ class Harness:
                 return
 
     async def _kill(self, victim: str) -> bool:
+        if victim == "store":
+            return self._postgres is not None and await self._postgres.kill()
         if victim == "hub":
             strike = self._hub.keeper.kill
         elif victim == "server":
@@ -258,7 +270,8 @@ class Harness:
         return Outcome(
             plan=self._plan,
             report=report,
-            kills={"server": self._hub.server_kills} | {name: keeper.kills for name, keeper in keepers.items()},
+            kills={"server": self._hub.server_kills, "store": self._postgres.kills if self._postgres else 0}
+            | {name: keeper.kills for name, keeper in keepers.items()},
             seconds=round(time.monotonic() - started, 1),
             events_per_s=round(len(log) / published_for, 1),
             open_answers=self._ledger.open_answers,
@@ -270,8 +283,36 @@ class Harness:
                 if keeper.output.exists()
             ),
             warned_not_durable=self._hub.warned(),
+            memory=await self._remembered(),
             trouble=trouble,
         )
+
+    async def _remembered(self) -> Remembered | None:
+        """The store against the log, once the archiver has caught up; None where the log lost what the store kept."""
+        if self._plan.until_lost:
+            return None
+        log = await self._raw_log()
+        deadline = time.monotonic() + _SETTLE_S
+        async with httpx.AsyncClient(base_url=self._hub.url, timeout=30) as client:
+            while time.monotonic() < deadline:
+                page = (await client.get("/metrics")).text
+                lag = [line for line in page.splitlines() if line.startswith("hub_store_lag_events ")]
+                ready = (await client.get("/readyz")).json()["checks"]["store"]["ok"]
+                if ready and lag and float(lag[0].split()[1]) == 0:
+                    break
+                await asyncio.sleep(_POLL_S * 4)
+        named = [one for one in self._subscribers if one.acknowledged]
+        acknowledged = named[0].acknowledged if named else {}
+        url = None if self._postgres is None else self._postgres.url
+        return await judge(url, self._hub.data_dir, log, PARTITIONS, acknowledged)
+
+    async def _raw_log(self) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        async with Redis.from_url(self._hub.redis_url, protocol=2) as redis:
+            for partition in range(PARTITIONS):
+                for _, fields in cast(Entries, await redis.xrange(f"hub:{{p{partition:02d}}}:events")):
+                    found[fields[b"event_id"].decode()] = fields[b"event_data"]
+        return found
 
     async def _settle(self, wanted: set[str]) -> None:
         """Wait until every observer has everything, or until none of them gets on any more."""
@@ -387,10 +428,11 @@ def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fsync", choices=("always", "everysec"), default="always")
     parser.add_argument("--rate", type=float, default=300.0, help="events a second; 0: as fast as it goes")
-    parser.add_argument("--only", choices=("hub", "server", "consumers"), help="kill nothing else")
+    parser.add_argument("--only", choices=("hub", "server", "consumers", "store"), help="kill nothing else")
     parser.add_argument("--no-watchers", action="store_true", help="publish and kill; nobody subscribes or consumes")
     parser.add_argument("--until-lost", action="store_true", help="stop at the first loss")
     parser.add_argument("--slow-disk", type=int, default=0, metavar="MS", help="what a flush takes longer; needs cc")
+    parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite", help="where the events are kept")
     asked = parser.parse_args(arguments)
     plan = Plan(
         kills=asked.kills,
@@ -401,6 +443,7 @@ def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
         only=asked.only,
         until_lost=asked.until_lost,
         slow_disk_ms=asked.slow_disk,
+        store=asked.store,
     )
     outcome = asyncio.run(Harness(plan, lambda text: print(text, file=sys.stderr, flush=True)).run())
     print(table(outcome), file=out)

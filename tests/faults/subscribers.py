@@ -31,6 +31,8 @@ class Subscriber:
         self.skips = 0
         self.gaps = 0
         self.connections = 0
+        self.acknowledged: dict[str, int] = {}
+        """By tenant, the last sequence it acknowledged."""
         self._label = label
         self._url = url
         self._headers = {"Authorization": f"Bearer {token}"}
@@ -108,4 +110,5 @@ class Subscriber:
         self._unacked += 1
         if self._unacked >= _ACK_EVERY:
             self._unacked = 0
+            self.acknowledged = dict(self._last)
             await socket.send(json.dumps({"op": "ack", "cursors": self._cursors}))

@@ -53,3 +53,13 @@ async def test_with_always_the_same_deaths_lose_nothing() -> None:
     assert outcome.report.acknowledged > 0
     assert outcome.clean, outcome
     assert not outcome.warned_not_durable
+
+
+async def test_deaths_of_the_database_lose_nothing_either() -> None:
+    """With the events kept in a PostgreSQL that is killed too: the archive has each once, its chains hold, and the
+    delivery ledger claims nothing that was not done."""
+    outcome = await deaths(Plan(kills=12, seed=5, store="postgres"))
+    assert outcome.kills["store"] > 0
+    assert outcome.memory is not None
+    assert outcome.memory.archived == outcome.report.stored
+    assert outcome.clean, outcome

@@ -118,6 +118,8 @@ async def test_nothing_is_missed_or_doubled(
         monkeypatch.setattr(dispatcher, "RING_ENTRIES", 4)
         monkeypatch.setattr(dispatcher, "READ_COUNT", 6)
         monkeypatch.setattr(feed, "CHUNK", 5)
+        monkeypatch.setattr(feed, "PAGE", 5)
+        monkeypatch.setattr(feed, "SLICE", 3)
     for seed in SEEDS:
         rig = await Rig(log_server).start()
         try:
