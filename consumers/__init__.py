@@ -16,8 +16,10 @@ from consumers.errors import (
     UnreadableEvent,
 )
 from consumers.handlers import Handlers
+from consumers.replay_run import ReplayResult
+from consumers.replayed import replay_id
 from consumers.stream_consumer import StreamConsumer
-from schemas.frames import Gap, Receipt
+from schemas.frames import Gap, Receipt, Snapshot
 
 __all__ = [
     "AccessRefused",
@@ -36,7 +38,10 @@ __all__ = [
     "PublishFailed",
     "PublishRefused",
     "Receipt",
+    "ReplayResult",
+    "Snapshot",
     "StreamConsumer",
     "SubscriptionRefused",
     "UnreadableEvent",
+    "replay_id",
 ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random as random_module
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import structlog
 
@@ -19,14 +19,18 @@ from consumers.delivery import OnFailure, Workers
 from consumers.errors import ClientClosed, CursorsUnreadable, Disconnected, SubscriptionRefused
 from consumers.handlers import Handlers, HandlerT, check_pattern
 from consumers.http_api import HubHttp
-from consumers.intake import Intake, OnGap
+from consumers.intake import Intake, OnGap, OnSnapshot
 from consumers.link import Link, Mode, Wanted
 from consumers.progress import Progress
 from consumers.publishing import Publishable, Publisher
+from consumers.replay_run import ReplayResult, ReplayRun
+from consumers.states import States
 from schemas.errors import Problem
-from schemas.frames import WINDOW, Receipt
+from schemas.frames import WINDOW, Receipt, Snapshot
 
 log = structlog.get_logger(__name__)
+
+SnapshotHandlerT = TypeVar("SnapshotHandlerT", bound=Callable[[Snapshot], Awaitable[Any]])
 
 _ATTEMPT_S: Final = 10.0
 """How long one attempt to publish waits for its answer."""
@@ -49,6 +53,10 @@ class HubClient:
         entities: only these, as `type:id`.
         after: where a subscription without a position begins: `latest` (default), `earliest`, a cursor, or a map of
             tenants to cursors. Cursors, unlike words, also go before the position of a durable `name`.
+        changes_only: let the hub send only what differs (R40). Handlers get each event with its entity's whole state
+            after it; what is missing for that is asked of the hub, once for each entity that is not known yet.
+        snapshot: begin with the present state of everything the patterns ask for: pages of it go to `on_snapshot`,
+            events follow. Only where no position is known, and not with `after`.
         batch_ms: let the hub gather events this long (0-1000).
         cursors: where the client keeps its own position; `FileCursors` survives the process. Needed for a position
             that survives without a `name`, and by a named client that may have to poll.
@@ -75,6 +83,8 @@ class HubClient:
         tenants: Sequence[str] | None = None,
         entities: Sequence[str] | None = None,
         after: str | Mapping[str, str] | None = None,
+        changes_only: bool = False,
+        snapshot: bool = False,
         batch_ms: int | None = None,
         cursors: CursorStore | None = None,
         concurrency: int = 1,
@@ -92,6 +102,8 @@ class HubClient:
         for number in (concurrency, queue_size, attempts, fallback_after, publish_in_flight):
             if number < 1:
                 raise ValueError("concurrency, queue_size, attempts, fallback_after, publish_in_flight: at least 1")
+        if snapshot and after is not None:
+            raise ValueError("a snapshot has its own beginning: `snapshot` and `after` exclude each other")
         self.handlers = Handlers()
         self._url = url
         self._patterns = None if patterns is None else [check_pattern(pattern) for pattern in patterns]
@@ -99,6 +111,9 @@ class HubClient:
         self._tenants = tenants
         self._entities = entities
         self._after = after
+        self._changes_only = changes_only
+        self._snapshot = snapshot
+        self._on_snapshot: OnSnapshot | None = None
         self._batch_ms = batch_ms
         self._store = MemoryCursors() if cursors is None else cursors
         self._concurrency = concurrency
@@ -129,6 +144,15 @@ class HubClient:
         """Register a handler; see `Handlers.on`."""
         return self.handlers.on(pattern)
 
+    def on_snapshot(self, handler: SnapshotHandlerT) -> SnapshotHandlerT:
+        """Register the decorated coroutine function for the pages of a snapshot (`schemas.frames.Snapshot`).
+
+        After a broken connection they come again from the first: a page replaces what it names. When the handler
+        raises, so does `run`.
+        """
+        self._on_snapshot = handler
+        return handler
+
     async def run(self) -> None:
         """Receive and handle events until `stop`; reconnects by itself. When cancelled, handlers are cancelled too.
 
@@ -150,6 +174,8 @@ class HubClient:
             self._entities,
             self._after,
             self._batch_ms,
+            changes_only=self._changes_only,
+            snapshot=self._snapshot,
         )
         wanted.frame(self._after)
         self._ended.clear()
@@ -159,6 +185,51 @@ class HubClient:
             raise SubscriptionRefused(problem.code, str(problem)) from problem
         finally:
             self._ended.set()
+
+    async def replay(
+        self,
+        channel: str,
+        *,
+        patterns: Sequence[str] | None = None,
+        tenants: Sequence[str] | None = None,
+        entities: Sequence[str] | None = None,
+    ) -> ReplayResult:
+        """Handle the replay to a channel of the client's system: the one that runs, or the next; how it ended.
+
+        Its events go to the client's handlers, which can tell them by `replay_id()`, and to nothing else: the position
+        of `run`, which may run beside it, does not move. After a lost connection it goes on where it was. What is not
+        given is as for the client itself.
+
+        Raises:
+            AccessRefused, SubscriptionRefused, HandlerFailed, UnreadableEvent: as `run`.
+            ClientClosed: the client was closed.
+            ValueError: there is neither a handler nor a pattern, or an option is malformed.
+        """
+        if self._closed:
+            raise ClientClosed("the client was closed")
+        wanted = Wanted(
+            [check_pattern(one) for one in patterns] if patterns else self._patterns or self.handlers.patterns,
+            None,
+            self._tenants if tenants is None else tenants,
+            self._entities if entities is None else entities,
+            None,
+            None,
+            channel,
+        )
+        run = ReplayRun(
+            self._url,
+            wanted.frame(None),
+            self._workers(),
+            self._credential,
+            on_gap=self._on_gap,
+            clock=self._clock,
+            random=self._random,
+        )
+        try:
+            return await run.run(self._stopping)
+        except BaseExceptionGroup as failures:
+            failure = _first(failures)
+            raise failure from failure.__cause__
 
     def stop(self) -> None:
         """Let `run` return: handlers under way finish, what they finished is acknowledged, the rest comes again.
@@ -206,17 +277,16 @@ class HubClient:
             progress = Progress(await self._store.load())
         except Problem as problem:
             raise CursorsUnreadable("the cursor store", str(problem)) from problem
-        workers = Workers(
-            self.handlers,
-            concurrency=self._concurrency,
-            queue_size=self._queue_size,
-            attempts=self._attempts,
-            handler_timeout=self._handler_timeout,
-            on_failure=self._on_failure,
-            clock=self._clock,
-            random=self._random,
+        workers = self._workers()
+        intake = Intake(
+            progress,
+            workers,
+            self._store,
+            named=self._name is not None,
+            on_gap=self._on_gap,
+            on_snapshot=self._on_snapshot,
+            states=States(self._http, self._clock, wanted.patterns) if self._changes_only else None,
         )
-        intake = Intake(progress, workers, self._store, named=self._name is not None, on_gap=self._on_gap)
         self._link = link = Link(
             self._url,
             wanted,
@@ -239,6 +309,18 @@ class HubClient:
         finally:
             self._link = None
             await link.drop()
+
+    def _workers(self) -> Workers:
+        return Workers(
+            self.handlers,
+            concurrency=self._concurrency,
+            queue_size=self._queue_size,
+            attempts=self._attempts,
+            handler_timeout=self._handler_timeout,
+            on_failure=self._on_failure,
+            clock=self._clock,
+            random=self._random,
+        )
 
     async def _supervise(self, link: Link, workers: Workers, intake: Intake) -> None:
         async with asyncio.TaskGroup() as group:

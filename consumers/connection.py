@@ -28,6 +28,7 @@ from schemas.frames import (
     Notice,
     Published,
     Receipt,
+    Snapshot,
     Subscribed,
     Welcome,
     may_reconnect,
@@ -36,11 +37,12 @@ from schemas.frames import (
 OPEN_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
 
-Frame = Subscribed | EventFrame | Gap | Error | Notice
+Frame = Snapshot | Subscribed | EventFrame | Gap | Error | Notice
 
 _FRAMES: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
     {
         "welcome": Welcome,
+        "snapshot": Snapshot,
         "subscribed": Subscribed,
         "event": EventFrame,
         "published": Published,
@@ -142,7 +144,7 @@ class Connection:
                 frame = _parse(await self._socket.recv(decode=False))
                 if isinstance(frame, Published | Error) and self._settle(frame):
                     continue
-                if isinstance(frame, Subscribed | EventFrame | Gap | Error | Notice):
+                if isinstance(frame, Snapshot | Subscribed | EventFrame | Gap | Error | Notice):
                     yield frame
         except ConnectionClosed as error:
             if self._silent:

@@ -16,6 +16,7 @@ from consumers.clock import Clock
 from consumers.errors import HandlerFailed, UnreadableEvent
 from consumers.handlers import Handler, Handlers
 from consumers.progress import Ticket
+from consumers.replayed import replaying
 from schemas.envelope import Event
 from schemas.registry import UnknownEvent, read
 
@@ -26,7 +27,8 @@ OnFailure = Callable[[Event[Any], Exception], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One event on its way to its handlers. A replayed one has no ticket: it does not count for the position."""
+    """One event on its way to its handlers. `ticket`: its place in the position it counts for, if it does; `replay`:
+    the replay it belongs to."""
 
     raw: bytes
     event_id: str
@@ -34,6 +36,7 @@ class Delivery:
     entity: str
     cursor: str
     ticket: Ticket | None
+    replay: str | None = None
 
 
 class Workers:
@@ -116,9 +119,10 @@ class Workers:
         handlers = self._handlers.find(event.type, event.action)
         if not handlers:
             log.info("event_without_handler", name=event.name, event_id=event.event_id)
-        for handler in handlers:
-            if not await self._attempt(handler, event, delivery):
-                return False
+        with replaying(delivery.replay):
+            for handler in handlers:
+                if not await self._attempt(handler, event, delivery):
+                    return False
         return True
 
     async def _attempt(self, handler: Handler, event: Event[Any], delivery: Delivery) -> bool:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 from consumers.credential import Credential
 from consumers.errors import AccessRefused, Disconnected, HubRefused
 from schemas.errors import FieldError
-from schemas.frames import MAX_WAIT_S, Receipt
+from schemas.frames import MAX_WAIT_S, Receipt, SnapshotEntity
 
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
@@ -45,6 +45,21 @@ class Page(BaseModel):
         return self
 
 
+class StateOf(SnapshotEntity):
+    """The state of one entity, and whose it is."""
+
+    tenant_id: str
+
+
+class StatePage(BaseModel):
+    """An answer of `GET /snapshot`: all pages are true at the same `cursor`."""
+
+    entities: list[StateOf]
+    next: str | None = None
+    more: bool = False
+    cursor: str | None = None
+
+
 class HubHttp:
     """The HTTP API of the hub whose WebSocket is at `url`. Answers "token expired" with a fresh token, once."""
 
@@ -71,6 +86,26 @@ class HubHttp:
             Disconnected: there is no answer of the hub.
         """
         return _read(Page, await self._request("GET", "events", params=query))
+
+    async def event(self, event_id: str, tenant: str) -> PagedEvent:
+        """One event.
+
+        Raises:
+            AccessRefused: the hub does not let the token in.
+            HubRefused: the hub said no.
+            Disconnected: there is no answer of the hub.
+        """
+        return _read(PagedEvent, await self._request("GET", f"events/{event_id}", params={"tenant": tenant}))
+
+    async def snapshot(self, query: Mapping[str, str]) -> StatePage:
+        """One page of entities' states.
+
+        Raises:
+            AccessRefused: the hub does not let the token in.
+            HubRefused: the hub said no.
+            Disconnected: there is no answer of the hub.
+        """
+        return _read(StatePage, await self._request("GET", "snapshot", params=query))
 
     async def close(self) -> None:
         """Close idle connections. A later request opens new ones."""

@@ -103,9 +103,9 @@ class Source:
 
 
 class Work:
-    """One event to handle, and how often that has failed."""
+    """One event to handle, and how often that has failed. `replay`: the replay it belongs to, if it does."""
 
-    __slots__ = ("event", "failures", "fields", "handlers", "id", "source", "taken_over")
+    __slots__ = ("event", "failures", "fields", "handlers", "id", "replay", "source", "taken_over")
 
     def __init__(
         self,
@@ -116,6 +116,7 @@ class Work:
         handlers: tuple[Handler, ...],
         failures: int,
         taken_over: bool,
+        replay: str | None = None,
     ) -> None:
         self.source = source
         self.id = id
@@ -124,3 +125,4 @@ class Work:
         self.handlers = handlers
         self.failures = failures
         self.taken_over = taken_over
+        self.replay = replay

@@ -58,11 +58,14 @@ class Inbox(Protocol):
     event then comes again as a duplicate. Durability: a committed effect survives a crash of process and machine.
     Isolation: nobody else reads the effect before it is committed; of two transactions for one event the second waits
     for the first, and then is a duplicate, or not if the first was rolled back. Duplicates: an event is known by
-    (tenant_id, event_id), per consumer; a record may be pruned after `KEEP_DAYS`.
+    (tenant_id, event_id), per consumer; a record may be pruned after `KEEP_DAYS`. A replay of the event is another one,
+    known by its replay too: it is handled again, once a replay.
     """
 
-    def transaction(self, event: Event[Any]) -> AbstractAsyncContextManager[Transaction | None]:
-        """A transaction for the event's effect; None when the event was handled before."""
+    def transaction(
+        self, event: Event[Any], replay: str | None = None
+    ) -> AbstractAsyncContextManager[Transaction | None]:
+        """A transaction for the event's effect; None when the event, or this replay of it, was handled before."""
         ...
 
     async def prune(self) -> int:
@@ -72,6 +75,11 @@ class Inbox(Protocol):
     async def close(self) -> None:
         """Release the database, after the open transactions."""
         ...
+
+
+def effect(event: Event[Any], replay: str | None) -> str:
+    """What an inbox knows an effect by, beside its tenant and consumer."""
+    return event.event_id if replay is None else f"{event.event_id} {replay}"
 
 
 class SQLiteInbox:
@@ -113,9 +121,9 @@ class SQLiteInbox:
         await self.close()
 
     @asynccontextmanager
-    async def transaction(self, event: Event[Any]) -> AsyncIterator[Transaction | None]:
-        """A transaction for the event's effect; None when the event was handled before."""
-        record = (event.tenant_id, event.event_id, self._consumer, int(self._clock()))
+    async def transaction(self, event: Event[Any], replay: str | None = None) -> AsyncIterator[Transaction | None]:
+        """A transaction for the event's effect; None when the event, or this replay of it, was handled before."""
+        record = (event.tenant_id, effect(event, replay), self._consumer, int(self._clock()))
         async with self._turn:
             try:
                 if await self._run(self._begin, record):

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 import asyncpg
 
-from consumers.inbox import KEEP_DAYS, Parameter, Transaction
+from consumers.inbox import KEEP_DAYS, Parameter, Transaction, effect
 from schemas.envelope import Event
 
 _TABLES: Final = """
@@ -63,9 +63,9 @@ class PostgresInbox:
         await self.close()
 
     @asynccontextmanager
-    async def transaction(self, event: Event[Any]) -> AsyncIterator[Transaction | None]:
-        """A transaction for the event's effect; None when the event was handled before."""
-        record = (event.tenant_id, event.event_id, self._consumer, int(self._clock()))
+    async def transaction(self, event: Event[Any], replay: str | None = None) -> AsyncIterator[Transaction | None]:
+        """A transaction for the event's effect; None when the event, or this replay of it, was handled before."""
+        record = (event.tenant_id, effect(event, replay), self._consumer, int(self._clock()))
         async with self._pool.acquire() as connection, connection.transaction():
             tx = _PostgresTransaction(connection)
             yield tx if await tx.execute(_RECORD, record) else None

@@ -16,12 +16,17 @@ from consumers.delivery import Delivery, Workers
 from consumers.errors import Disconnected
 from consumers.http_api import Page, PagedEvent
 from consumers.progress import Progress, Ticket
+from consumers.states import States, Whole
 from schemas.cursor import Cursor
-from schemas.frames import EventFrame, Gap, Subscribed
+from schemas.frames import EventFrame, Gap, Snapshot, Subscribed
 
 log = structlog.get_logger(__name__)
 
 OnGap = Callable[[Gap], Awaitable[None]]
+OnSnapshot = Callable[[Snapshot], Awaitable[Any]]
+
+Place = tuple[str, int, int | None]
+"""An event's cursor and sequence, and the revision that its data is a patch of."""
 
 SUBSCRIPTION: Final = "events"
 """The id of the client's one subscription."""
@@ -31,17 +36,30 @@ _ACK_CURSORS: Final = 1000
 class Intake:
     """Joins the roads events come by with the workers that handle them, and tells the hub and the store how far.
 
-    `named`: the hub keeps the position too, and is sent acknowledgements.
+    `named`: the hub keeps the position too, and is sent acknowledgements. `states`: events are put together from
+    changes.
     """
 
     def __init__(
-        self, progress: Progress, workers: Workers, store: CursorStore, *, named: bool, on_gap: OnGap | None
+        self,
+        progress: Progress,
+        workers: Workers,
+        store: CursorStore,
+        *,
+        named: bool,
+        on_gap: OnGap | None,
+        on_snapshot: OnSnapshot | None = None,
+        states: States | None = None,
     ) -> None:
         self.progress = progress
         self._workers = workers
         self._store = store
         self._named = named
         self._on_gap = on_gap
+        self._on_snapshot = on_snapshot
+        self._states = states
+        self._snapshot: dict[str, str] = {}
+        """Where the snapshot under way is true, by tenant."""
         self._changed = asyncio.Event()
         self._ending = False
         self._connection: Connection | None = None
@@ -54,12 +72,33 @@ class Intake:
 
     async def event(self, frame: EventFrame, connection: Connection) -> None:
         """Take in a frame; waits for room among the workers."""
-        await self._take_in(frame.cursor, frame.event, frame.replay, connection)
+        place = (frame.cursor, frame.sequence, frame.base_revision)
+        await self._take_in(place, frame.event, frame.replay, connection)
+
+    async def snapshot(self, page: Snapshot, connection: Connection | None = None) -> None:
+        """Take in a page of a snapshot. Nothing counts as reached before `subscribed`."""
+        if self._states is not None:
+            self._states.fill(page.tenant_id, page.entities)
+        if self._on_snapshot is not None:
+            with _paused(connection):
+                await self._on_snapshot(page)
+        if not page.more and page.cursor is not None:
+            self._snapshot[page.tenant_id] = page.cursor
+
+    def snapshot_taken(self) -> None:
+        """All pages were taken in: events follow from where they are true."""
+        snapshot, self._snapshot = self._snapshot, {}
+        for tenant, cursor in snapshot.items():
+            self.progress.begin(tenant, cursor)
+            if self._states is not None:
+                self._states.known(tenant)
 
     async def gap(self, gap: Gap, connection: Connection | None = None) -> None:
         """Some events cannot be had: tell the owner, go on from `resume_from`."""
         log.warning("gap", tenant=gap.tenant_id, reason=gap.reason)
         self._told.pop(gap.tenant_id, None)
+        if self._states is not None:
+            self._states.drop(gap.tenant_id)
         ticket = self.progress.restart(gap.tenant_id, gap.resume_from)
         try:
             if self._on_gap is not None:
@@ -78,7 +117,7 @@ class Intake:
             for gap in [one for one in gaps if _before(one, item)]:
                 gaps.remove(gap)
                 await self.gap(gap)
-            await self._take_in(item.cursor, item.event, False, None)
+            await self._take_in((item.cursor, item.sequence, None), item.event, False, None)
         for gap in gaps:
             await self.gap(gap)
         self.progress.move_to(page.next, tenant=tenant, guessed=guessed)
@@ -90,6 +129,9 @@ class Intake:
         Raises:
             Disconnected: it stands too late; a new one, from the position known by now, stands right.
         """
+        self.snapshot_taken()
+        if self._states is not None:
+            self._states.connected()
         meetings = set()
         for tenant, position in frame.position.items():
             if self._named:
@@ -150,8 +192,9 @@ class Intake:
                 self._connection = None
 
     async def _take_in(
-        self, cursor: str, event: Mapping[str, Any], replay: bool, connection: Connection | None
+        self, place: Place, event: Mapping[str, Any], replay: bool, connection: Connection | None
     ) -> None:
+        cursor = place[0]
         try:
             tenant, event_id, entity = event["tenant_id"], event["event_id"], event["entity"]
         except KeyError as error:
@@ -163,16 +206,33 @@ class Intake:
             if self._told.pop(tenant, None) is not None:
                 self._changed.set()
             return
-        delivery = Delivery(orjson.dumps(event), event_id, tenant, entity, cursor, ticket)
-        if self._workers.offer(delivery):
-            return
         try:
-            with _paused(connection):
-                await self._workers.put(delivery)
+            whole = await self._whole(place, event, connection) if ticket is not None else None
+            raw = orjson.dumps(event) if whole is None else whole.raw
+            delivery = Delivery(raw, event_id, tenant, entity, cursor, ticket)
+            if not self._workers.offer(delivery):
+                with _paused(connection):
+                    await self._workers.put(delivery)
         except BaseException:
             if ticket is not None:
                 self.progress.withdraw(ticket)
             raise
+        if whole is not None and self._states is not None:
+            self._states.hold(whole)
+
+    async def _whole(self, place: Place, event: Mapping[str, Any], connection: Connection | None) -> Whole | None:
+        """The event put together, where the subscription is one to changes."""
+        _, sequence, base_revision = place
+        if self._states is None:
+            return None
+        try:
+            whole = self._states.at_hand(event, sequence, base_revision)
+            if whole is None:
+                with _paused(connection):
+                    whole = await self._states.asked(event, sequence, base_revision)
+            return whole
+        except KeyError as error:
+            raise Disconnected("the hub sent an event without its envelope") from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
+from consumers import http_snapshot
 from consumers.backoff import CAP_S, Random, full_jitter
 from consumers.clock import Clock
 from consumers.connection import Connection
@@ -17,7 +18,7 @@ from consumers.credential import Credential
 from consumers.errors import AccessRefused, ConsumerError, Disconnected, HubRefused, SubscriptionRefused
 from consumers.http_api import HubHttp
 from consumers.intake import SUBSCRIPTION, Intake
-from schemas.frames import MAX_PAGE, MAX_WAIT_S, Close, Error, EventFrame, Gap, Notice, Subscribe, Subscribed
+from schemas.frames import MAX_PAGE, MAX_WAIT_S, Close, Error, EventFrame, Gap, Notice, Snapshot, Subscribe, Subscribed
 
 log = structlog.get_logger(__name__)
 
@@ -39,8 +40,11 @@ class Wanted:
     entities: Sequence[str] | None
     after: str | Mapping[str, str] | None
     batch_ms: int | None
+    replay: str | None = None
+    changes_only: bool = False
+    snapshot: bool = False
 
-    def frame(self, after: str | Mapping[str, str] | None) -> dict[str, Any]:
+    def frame(self, after: str | Mapping[str, str] | None, *, snapshot: bool = False) -> dict[str, Any]:
         """The `subscribe` frame.
 
         Raises:
@@ -55,6 +59,9 @@ class Wanted:
             "entities": list(self.entities) if self.entities is not None else None,
             "after": dict(after) if isinstance(after, Mapping) else after,
             "batch_ms": self.batch_ms,
+            "replay": self.replay,
+            "changes_only": self.changes_only or None,
+            "snapshot": snapshot or None,
         }
         given = {key: value for key, value in asked.items() if value is not None}
         return Subscribe.model_validate(given).model_dump(exclude_unset=True)
@@ -141,7 +148,11 @@ class Link:
 
     async def _follow(self, connection: Connection) -> None:
         tenants = connection.welcome.tenants
-        await connection.send(self._wanted.frame(self._resume_from([one for one in tenants if one != "*"])))
+        known = [one for one in tenants if one != "*"]
+        if self._begins_with_snapshot(known):
+            await connection.send(self._wanted.frame(None, snapshot=True))
+        else:
+            await connection.send(self._wanted.frame(self._resume_from(known)))
         renewal: asyncio.Task[None] | None = None
         try:
             async with aclosing(connection.frames()) as frames:
@@ -149,6 +160,8 @@ class Link:
                     match frame:
                         case EventFrame():
                             await self._intake.event(frame, connection)
+                        case Snapshot():
+                            await self._intake.snapshot(frame, connection)
                         case Subscribed():
                             self._subscribed(frame, connection)
                         case Gap():
@@ -163,6 +176,10 @@ class Link:
             if renewal is not None:
                 renewal.cancel()
                 await asyncio.gather(renewal, return_exceptions=True)
+
+    def _begins_with_snapshot(self, tenants: list[str]) -> bool:
+        """Whether a snapshot comes first: it was asked for, and no position is known to go on from."""
+        return self._wanted.snapshot and not self._intake.progress.after(self._wanted.tenants or tenants, named=False)
 
     def _resume_from(self, tenants: list[str]) -> str | Mapping[str, str] | None:
         reached = self._intake.progress.after(self._wanted.tenants or tenants, named=self._wanted.name is not None)
@@ -202,7 +219,17 @@ class Link:
 
     async def _poll(self) -> Connection | None:
         """Poll until a WebSocket can be had, which is returned, or HTTP fails too."""
-        lanes = [asyncio.create_task(self._lane(tenant)) for tenant in self._wanted.tenants or (None,)]
+        wanted = self._wanted
+        if self._begins_with_snapshot([]):
+            await http_snapshot.take(
+                self._http,
+                self._clock,
+                self._intake,
+                patterns=wanted.patterns,
+                tenants=wanted.tenants,
+                entities=wanted.entities,
+            )
+        lanes = [asyncio.create_task(self._lane(tenant)) for tenant in wanted.tenants or (None,)]
         climb = asyncio.create_task(self._climb())
         tasks = (climb, *lanes)
         ended: list[Any] = []

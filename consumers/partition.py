@@ -29,6 +29,7 @@ from consumers.handlers import Handler, Handlers
 from consumers.in_hand import Alarm, Entry, Fields, Handling, Source, Stats, Work
 from consumers.inbox import Inbox
 from consumers.lease import Lease
+from consumers.replayed import replaying
 from consumers.stream_entry import ACTION, ENTITY, TENANT, TYPE, Undecodable
 from consumers.stream_keys import Script, command
 from consumers.time_limit import TimeLimit
@@ -276,7 +277,8 @@ class Partition:
             # The first delivery of a batch is not yet an attempt.
             await self._bury(source, id, fields, f"its consumer ended without an answer {count} times", count)
             return
-        work = Work(source, id, fields, event, handlers, max(count - 1, 0), count > 0)
+        replay = stream_entry.replay_of(fields) if source.deletes else None
+        work = Work(source, id, fields, event, handlers, max(count - 1, 0), count > 0, replay)
         entity = (fields[TENANT], fields[ENTITY])
         lane = self._lanes.get(entity)
         if lane is not None:
@@ -328,13 +330,11 @@ class Partition:
                 *(self.lease.value, self._group, self._consumer, work.id),
             )
         try:
-            if self._inbox is not None:
-                await self._time_limit.run(self._handle_once(work, self._inbox))
-            elif len(work.handlers) == 1:
-                await self._time_limit.run(work.handlers[0](work.event))
-                self._stats.handled += 1
+            if work.replay is None:
+                await self._call(work)
             else:
-                await self._time_limit.run(self._handle_in_turn(work))
+                with replaying(work.replay):
+                    await self._call(work)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -344,13 +344,22 @@ class Partition:
             return error
         return None
 
+    async def _call(self, work: Work) -> None:
+        if self._inbox is not None:
+            await self._time_limit.run(self._handle_once(work, self._inbox))
+        elif len(work.handlers) == 1:
+            await self._time_limit.run(work.handlers[0](work.event))
+            self._stats.handled += 1
+        else:
+            await self._time_limit.run(self._handle_in_turn(work))
+
     async def _handle_in_turn(self, work: Work) -> None:
         for handler in work.handlers:
             await handler(work.event)
         self._stats.handled += 1
 
     async def _handle_once(self, work: Work, inbox: Inbox) -> None:
-        async with inbox.transaction(work.event) as tx:
+        async with inbox.transaction(work.event, work.replay) as tx:
             if tx is not None:
                 for handler in work.handlers:
                     await handler(work.event, tx)

@@ -54,12 +54,20 @@ def read(fields: Sequence[bytes]) -> Event[Any]:
         raise Undecodable(f"event_data is not an event: {type(error).__name__}: {error}") from error
 
 
+def replay_of(fields: Sequence[bytes]) -> str | None:
+    """The replay an entry of the redrive stream belongs to; None for a dead letter that was never replayed."""
+    for at in range(_END, len(fields), 2):
+        if fields[at] == b"replay":
+            return fields[at + 1].decode(errors="replace")
+    return None
+
+
 def dead_letter(
     id: bytes, fields: Sequence[bytes], reason: str, attempts: int, failed_at: datetime
 ) -> list[bytes | str]:
     """The fields of the dead letter of an entry: its own nine, `''` for those it lacks, then what became of it.
 
-    A letter that was redriven and failed again keeps the id it had in the events stream.
+    A letter that was redriven and failed again keeps the id it had in the events stream, and a replayed one its replay.
     """
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     source = named.get(b"source_id", id)

@@ -24,18 +24,29 @@ from hub.log.dead_letters import DeadLetters
 from hub.log.embedded import EmbeddedServer
 from hub.log.keys import Keys
 from hub.log.positions import Positions
+from hub.log.redrive import Redrive
 from hub.log.setup import Durability, durability, open_log, prepare
 from hub.log.stream_log import StreamLog
 from hub.log.tenants import Tenants
 from hub.log.topology import Source, connect
 from hub.security.tokens import Tokens, keys_from_file, own_key
+from hub.services.archiver import GROUP as ARCHIVER
 from hub.services.archiver import Archiver
+from hub.services.deliveries import Deliveries
 from hub.services.dispatcher import Dispatcher
+from hub.services.group_watch import GroupWatch
 from hub.services.history import History
 from hub.services.janitor import Janitor
+from hub.services.ledger import Recorder
+from hub.services.projector import Projector
 from hub.services.publisher import Publisher, Systems
 from hub.services.reader import Reader
+from hub.services.replay_jobs import ReplayJobs
+from hub.services.replay_reading import Reading
+from hub.services.replay_watch import ReplayWatch
+from hub.services.replayer import Replayer
 from hub.services.restoration import Restoration
+from hub.services.snapshots import Snapshots
 from hub.settings import Settings
 from hub.store.database import Database, StoreUnavailable, StoreVersionError, store_url
 from hub.store.store import Store
@@ -154,14 +165,25 @@ class Hub:
         await self.tenants.load()
         self.positions = Positions(self.log)
         self._stack.push_async_callback(self.positions.aclose)
-        self.dispatcher = Dispatcher(self.log, self.metrics, reopen=self._reopen)
+        recorder = Recorder(self.metrics, self.log.partition)
+        recorder.start(self.store.ledger)
+        self._stack.push_async_callback(recorder.stop)
+        self.dispatcher = Dispatcher(self.log, self.metrics, reopen=self._reopen, recorder=recorder)
         await self.dispatcher.start()
         self._stack.push_async_callback(self.dispatcher.stop)
         self.history = History(self.log, self.store)
+        self.projector = Projector(self.store)
         self.archiver = Archiver(
-            self.log, self.store, self.dispatcher, self.metrics, archive_days=settings.archive_days
+            self.log,
+            self.store,
+            self.dispatcher,
+            self.metrics,
+            archive_days=settings.archive_days,
+            on_written=self.projector.wake,
         )
         if self._primary and "archiver" in settings.roles:
+            self.projector.start()
+            self._stack.push_async_callback(self.projector.stop)
             self.archiver.start()
             self._stack.push_async_callback(self.archiver.stop)
         self.publisher = Publisher(
@@ -181,9 +203,26 @@ class Hub:
             retention_hours=settings.retention_hours,
             refresh=self._ask_durability,
         )
+        group_watch = GroupWatch(
+            self.log,
+            dead_letters,
+            self.store.ledger,
+            [group for group in settings.groups if group != ARCHIVER],
+            recorder.hub,
+            ledger_days=settings.ledger_days,
+        )
+        self._reading = Reading(self.history)
+        self._replay_watch = ReplayWatch(self.store.replays, lambda: self.store.opened)
+        self._replay_watch.start()
+        self._stack.push_async_callback(self._replay_watch.stop)
         if self._primary:
+            replayer = Replayer(self._reading, self._replay_watch, Redrive(self.log), recorder)
+            replayer.start()
+            self._stack.push_async_callback(replayer.stop)
             self.janitor.start()
             self._stack.push_async_callback(self.janitor.stop)
+            group_watch.start()
+            self._stack.push_async_callback(group_watch.stop)
         self._services = Services(
             self.log,
             self.tokens,
@@ -194,6 +233,10 @@ class Hub:
             self.metrics,
             self.readiness,
             lambda: _metrics_page(registry),
+            recorder,
+            Deliveries(self.history, self.store.ledger, outstanding_s=settings.outstanding_s),
+            ReplayJobs(self._reading, self._replay_watch, self.tenants, dead_letters.groups, settings.systems),
+            Snapshots(self.history),
         )
         await self._serve()
 
@@ -256,6 +299,7 @@ class Hub:
             slow_timeout_s=settings.slow_timeout_s,
             max_connections=settings.max_connections,
             allowed_origins=settings.allowed_origins,
+            replays=(self._reading, self._replay_watch),
         )
         self.sockets.start()
         config = uvicorn.Config(

@@ -58,8 +58,14 @@ class Metrics:
         )
         self.dead_letters = gauge("hub_dead_letters", "Dead letters waiting for a person", "group", mode="mostrecent")
         self.durable = gauge("hub_log_durable", "1 when an acknowledged publish is on disk", mode="mostrecent")
+        self.ledger_rows = counter("hub_ledger_rows_total", "Rows of the delivery ledger that were stored")
+        self.ledger_dropped = counter(
+            "hub_ledger_dropped_total", "Rows of the delivery ledger lost because the store did not take them"
+        )
+        self.ledger_waiting = gauge("hub_ledger_waiting_rows", "Rows of the delivery ledger that wait for the store")
         self.log_restarts = counter("hub_log_restarts_total", "Restarts of the embedded server")
         self.store_lag = gauge("hub_store_lag_events", "Events that are not in the store yet", mode="mostrecent")
+        self.trimmed = counter("hub_events_trimmed_total", "Events that left the stream: finished, and old")
         self.archived = counter("hub_events_archived_total", "Events written to the store")
         self.gaps = counter("hub_gaps_total", "Holes in the history that readers were told of", "reason")
 

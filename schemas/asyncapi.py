@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from schemas.export import DEFS, Schema, event_schemas, frame_schema, schema_name
-from schemas.frame_examples import EXAMPLES
+from schemas.frame_examples import CHANGE, EXAMPLES
 from schemas.frames import (
     AUTH_TIMEOUT_S,
     CLIENT_FRAMES,
@@ -185,14 +185,17 @@ def _message(op: str, model: type[BaseModel]) -> dict[str, Any]:
         "summary": frame_schema(model)["description"],
         "contentType": "application/json",
         "payload": _component(f"frame.{op}"),
-        "examples": [{"name": op, "payload": dict(EXAMPLES[op])}],
+        "examples": [
+            {"name": op, "payload": dict(EXAMPLES[op])},
+            *([{"name": "change", "payload": dict(CHANGE)}] if op == "event" else []),
+        ],
     }
 
 
 def _operations(client: list[str], server: list[str]) -> dict[str, Any]:
     answers = {
         "auth": ["welcome"],
-        "subscribe": ["subscribed", "error"],
+        "subscribe": ["snapshot", "subscribed", "error"],
         "publish": ["published", "error"],
         "ping": ["pong"],
     }
@@ -269,7 +272,20 @@ def _schemas() -> dict[str, Schema]:
     for op, model in (*CLIENT_FRAMES.items(), *_server_frames().items()):
         found |= _hoisted(f"frame.{op}", frame_schema(model))
     found["frame.publish"]["properties"]["event"] = _component("storedEvent")
-    found["frame.event"]["properties"]["event"] = _component("event")
+    found["change"] = {
+        "description": "An event of which `data` holds what differs from the entity's state at `base_revision`",
+        "type": "object",
+        "properties": {
+            "type": {"type": "string"},
+            "data": {"type": "object", "description": "A JSON merge patch (RFC 7396)"},
+        },
+        "required": ["event_id", "type", "action", "tenant_id", "entity", "revision", "data"],
+    }
+    found["frame.event"] |= {
+        "if": {"properties": {"base_revision": {"type": "integer"}}, "required": ["base_revision"]},
+        "then": {"properties": {"event": _component("change")}},
+        "else": {"properties": {"event": _component("event")}},
+    }
     found["entry"] = _entry(_STREAM_FIELDS)
     found["deadLetter"] = _entry({**_STREAM_FIELDS, **_DEAD_FIELDS})
     return found

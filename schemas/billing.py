@@ -48,4 +48,6 @@ TYPE = EventType(
     # Room service charges to the room; money is settled, refunded and corrected at the front desk.
     others={"charged": Others()},
     guarantee="exactly_once",
+    # The folio's state is whose it is and its balance; the rest is the one movement.
+    transient=frozenset({"charge_id", "order_id", "amount", "category", "payment_method", "estimated", "reason"}),
 )

@@ -52,6 +52,7 @@ TYPE = EventType(
     versions={1: CustomerData},
     entity_fields=("customer_id",),
     authority=HOTEL_MEMBER,
+    transient=frozenset({"points_delta", "points_ledger_id", "updated_fields"}),
     others={
         # A walk-in guest gets a profile at the desk, without rank or points.
         "created": Others(fields=_BOOKKEEPING | CONTACT_FIELDS),

@@ -134,6 +134,8 @@ class EventType:
     sync_mode: SyncMode = "realtime"
     guarantee: Guarantee = "at_least_once"
     targets: tuple[str, ...] = SYSTEMS
+    transient: frozenset[str] = frozenset()
+    """The data fields that speak of the event alone, and are no state of the entity."""
 
     newest: int = field(init=False)
     """The version events are read at."""

@@ -79,6 +79,16 @@ EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "publish_per_s": 100,
             },
         },
+        "snapshot": {
+            "op": "snapshot",
+            "id": 1,
+            "tenant_id": _TENANT,
+            "entities": [
+                {"type": "room", "entity": "room:301", "revision": 4, "sequence": 40, "data": dict(_DRAFT["data"])}
+            ],
+            "more": False,
+            "cursor": _EARLIER,
+        },
         "subscribed": {
             "op": "subscribed",
             "id": 1,
@@ -86,6 +96,7 @@ EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "tenants": [_TENANT],
             "recovered": True,
             "position": {_TENANT: _EARLIER},
+            "changes_only": False,
         },
         "event": {"op": "event", "cursor": _CURSOR, "sequence": 42, "event": dict(_EVENT)},
         "published": {
@@ -110,3 +121,17 @@ EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "pong": {"op": "pong"},
     }
 )
+
+CHANGE: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "op": "event",
+        "cursor": _CURSOR,
+        "sequence": 42,
+        "base_revision": 4,
+        "event": {
+            **_EVENT,
+            "data": {"room_id": "301", "status": "vacant_clean", "synced_at": _EVENT["data"]["synced_at"]},
+        },
+    }
+)
+"""An `event` frame of a subscription with `changes_only`."""

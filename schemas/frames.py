@@ -52,6 +52,7 @@ def may_reconnect(code: int) -> bool:
     return code < 4500
 
 
+CHANNEL_FORM: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$"
 PATTERN_FORM: Final = r"^(\*|[a-z][a-z0-9_]*\.(\*|[a-z][a-z0-9_]*))$"
 MAX_REF: Final = 200
 _PATTERN: Final = re.compile(PATTERN_FORM[1:-1], re.ASCII)
@@ -124,7 +125,11 @@ class Auth(ClientFrame):
 
 
 class Subscribe(ClientFrame):
-    """Open a subscription: backlog after `after`, then live, without a hole or a double."""
+    """Open a subscription: backlog after `after`, then live, without a hole or a double.
+
+    With `replay`, the name of a channel of the system's own, it gets that channel's replays and nothing live; `after`
+    is where an interrupted one goes on, and `replay_id` says which one that is.
+    """
 
     op: Literal["subscribe"]
     id: Ref
@@ -136,6 +141,8 @@ class Subscribe(ClientFrame):
     snapshot: bool = False
     batch_ms: Annotated[int, Field(ge=0, le=1000)] = 0
     changes_only: bool = False
+    replay: Annotated[str, Field(pattern=CHANNEL_FORM)] | None = None
+    replay_id: Annotated[str, Field(max_length=36)] | None = None
 
 
 class Unsubscribe(ClientFrame):
@@ -219,14 +226,41 @@ class Subscribed(BaseModel):
     changes_only: bool = False
 
 
+class SnapshotEntity(BaseModel):
+    """The state of an entity by the events of one type, as of its `revision`."""
+
+    type: str
+    entity: str
+    revision: int
+    sequence: int
+    data: dict[str, Any]
+
+
+class Snapshot(BaseModel):
+    """A page of a tenant's state, before `subscribed`. The last page has the cursor it is true at: events follow it."""
+
+    op: Literal["snapshot"]
+    id: Ref
+    tenant_id: str
+    entities: list[SnapshotEntity]
+    more: bool
+    cursor: CursorText | None = None
+
+
 class EventFrame(BaseModel):
     """One event. `replay` stands on replayed ones."""
 
     op: Literal["event"]
     cursor: CursorText
     sequence: int
+    base_revision: Annotated[
+        int | None,
+        Field(description="`event.data` is a merge patch (RFC 7396) on the entity's state after this revision"),
+    ] = None
     event: dict[str, Any]
     replay: bool = False
+    replay_id: str | None = None
+    sub: Ref | None = None
 
 
 class Receipt(BaseModel):
@@ -270,10 +304,11 @@ class Error(BaseModel):
 
 
 class Notice(BaseModel):
-    """Something the client should act on. `draining` carries `reconnect_after_ms`."""
+    """Something the client should act on. `draining` carries `reconnect_after_ms`; the detail of `replay_done` has the
+    subscription (`sub`), `channel`, `replay_id`, the number of `events` sent, and `state`: done, cancelled, failed."""
 
     op: Literal["notice"]
-    code: Literal["token_expiring", "lagging", "draining", "sync_requested"]
+    code: Literal["token_expiring", "lagging", "draining", "sync_requested", "replay_done"]
     detail: dict[str, Any]
     reconnect_after_ms: int | None = None
 
@@ -284,4 +319,4 @@ class Pong(BaseModel):
     op: Literal["pong"]
 
 
-SERVER_FRAMES: Final = (Welcome, Subscribed, EventFrame, Published, Gap, Error, Notice, Pong)
+SERVER_FRAMES: Final = (Welcome, Snapshot, Subscribed, EventFrame, Published, Gap, Error, Notice, Pong)

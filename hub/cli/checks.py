@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import httpx
 
 from hub import settings as hub_settings
 from hub.cli.access import key_file
+from hub.cli.check import Check, Status
+from hub.cli.store_checks import store_checks
 from hub.errors import StartError
 from hub.log.binary import find_server
 from hub.log.embedded import EmbeddedServer
@@ -33,37 +35,29 @@ DISK_WARN_BYTES: Final = 1 << 30
 DISK_FAIL_BYTES: Final = 100 << 20
 _HTTP_S: Final = 5.0
 
-Status = Literal["ok", "warn", "fail"]
 
+async def examine(data_dir: Path | None = None, *, full: bool = False) -> list[Check]:
+    """Look at everything; at every event in log and store only if `full`, else at the newest ones.
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at; `fix` says what to do unless it is ok."""
-
-    name: str
-    status: Status
-    detail: str
-    fix: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        """As JSON says it."""
-        return {"name": self.name, "status": self.status, "detail": self.detail, "fix": self.fix}
-
-
-async def examine(data_dir: Path | None = None) -> list[Check]:
-    """Look at everything. With wrong settings there is nothing else to look at."""
+    With wrong settings there is nothing else to look at.
+    """
     try:
         settings = hub_settings.load(data_dir=data_dir)
     except StartError as error:
         return [Check("settings", "fail", error.message, error.fix)]
     hub = await _ask_hub(settings)
+    running = hub is not None and hub.is_hub
+    url = settings.redis_url
+    if url is None and running:
+        url = EmbeddedServer(settings.data_dir).url
     return [
         _settings(settings),
         _data_dir(settings.data_dir),
         _key(settings),
         _program(settings),
         *_port(settings, hub),
-        *(await _redis(settings, running=hub is not None and hub.is_hub)),
+        *(await _redis(settings, url)),
+        *(await store_checks(settings, url, full=full)),
         _disk(settings.data_dir),
     ]
 
@@ -171,12 +165,9 @@ def _told(value: Any) -> str:
     return "ok" if value.get("ok") else str(value)
 
 
-async def _redis(settings: Settings, *, running: bool) -> list[Check]:
-    url = settings.redis_url
+async def _redis(settings: Settings, url: str | None) -> list[Check]:
     if url is None:
-        if not running:
-            return [Check("redis", "ok", "the embedded server runs with the hub")]
-        url = EmbeddedServer(settings.data_dir).url
+        return [Check("redis", "ok", "the embedded server runs with the hub")]
     try:
         source = connect(url)
     except StartError as error:

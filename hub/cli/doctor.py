@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,7 +14,7 @@ from hub.cli.access import DataDir, Json
 from hub.cli.output import clean, json_document, line, on_terminal
 
 if TYPE_CHECKING:
-    from hub.cli.checks import Check
+    from hub.cli.check import Check
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -22,12 +22,18 @@ app = typer.Typer()
 
 
 @app.command("doctor")
-def doctor(data_dir: DataDir = None, json: Json = False) -> None:
-    """Check settings, data directory, key, server program, port, Redis, groups, clocks and disk. Exit code 1 when
-    something fails."""
+def doctor(
+    full: Annotated[
+        bool, typer.Option("--full", help="Check and compare every event in log and store, not the newest alone")
+    ] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Check settings, data directory, key, server program, port, Redis, groups, clocks, the store and disk; hold the
+    log against the store. Exit code 1 when something fails."""
     from hub.cli.checks import examine  # brings the log along, which no other client command needs
 
-    checks = asyncio.run(examine(data_dir))
+    checks = asyncio.run(examine(data_dir, full=full))
     if json:
         json_document({"ok": not _failed(checks), "checks": [check.to_dict() for check in checks]})
     elif on_terminal():

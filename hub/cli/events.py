@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated, Any, Final
 
 import typer
 
-from hub.cli.access import Access, DataDir, Json, Token, Url, access
+from hub.cli.access import Access, DataDir, Json, Token, Url, access, load_settings
 from hub.cli.event_lines import COLUMNS, EventPrinter
-from hub.cli.output import compact, json_document, line, note, on_terminal
+from hub.cli.failure import CommandError
+from hub.cli.output import Bar, compact, json_document, line, note, on_terminal, table
 from hub.cli.remote import Remote
 from schemas.frames import MAX_PAGE
 
@@ -89,3 +91,46 @@ def get(
         line(compact(found))
     else:
         json_document(found)
+
+
+@group.command("verify")
+def verify(
+    tenant: Annotated[list[str] | None, typer.Option(help="Only this tenant's; may be repeated")] = None,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Check in the store that no archived event was changed, removed or put in. Exit code 1 when one was."""
+    settings = load_settings(data_dir)
+
+    async def check() -> list[dict[str, Any]]:
+        from hub.cli.store import opened
+        from hub.store.archive import Archive
+
+        async with opened(settings) as database:
+            archive = Archive(database)
+            there = await archive.tenants(tenant)
+            missing = sorted(set(tenant or ()) - set(there))
+            if missing:
+                raise CommandError(f"the store has no events of {', '.join(missing)}", "`hub store status` lists all")
+            found, done = [], 0
+            with Bar("events checked", sum(one.position - one.base_position for one in there.values())) as bar:
+                for name in sorted(there):
+                    events, broken = 0, None
+                    async for result in archive.verify(name):
+                        events, broken = result.events, result.broken
+                        bar.at(done + events, time.monotonic())
+                    done += events
+                    found.append({"tenant_id": name, "events": events, "ok": broken is None, "broken": broken})
+            return found
+
+    found = asyncio.run(check())
+    if json:
+        json_document({"ok": all(one["ok"] for one in found), "tenants": found})
+    else:
+        table(
+            ("tenant", "events", "chain"),
+            [(one["tenant_id"], one["events"], one["broken"] or "holds") for one in found],
+            right=("events",),
+        )
+    if not all(one["ok"] for one in found):
+        raise typer.Exit(1)

@@ -97,10 +97,12 @@ class Bar:
             )
             self._task = self._bar.add_task(what, total=total)
 
-    def at(self, done: int, now: float) -> None:
-        """So many are done; `now` in seconds of a monotonic clock."""
+    def at(self, done: int, now: float, total: int | None = None) -> None:
+        """So many are done, of `total` where that turned out; `now` in seconds of a monotonic clock."""
+        if total is not None:
+            self._total = total
         if self._bar is not None:
-            self._bar.update(self._task, completed=done)
+            self._bar.update(self._task, completed=done, total=self._total)
         elif self._said == 0.0:
             self._said = now
         elif now - self._said >= self.EVERY_S:

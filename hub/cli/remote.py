@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 import httpx
 import orjson
@@ -23,6 +23,7 @@ from schemas.types import HUB
 
 _MAX_MESSAGE: Final = 1024 * 1024
 _ANSWER_S: Final = 60.0
+_STREAM_S: Final = 86_400.0
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
 _MAIN, _NEWCOMERS = 1, 2
@@ -105,12 +106,45 @@ class Remote:
             answer = None
         if response.is_success and answer is not None:
             return answer
+        return self._refuse(response, response.content)
+
+    def _refuse(self, response: httpx.Response, content: bytes) -> NoReturn:
+        try:
+            answer = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            answer = None
         if isinstance(answer, dict) and "code" in answer:
             raise Refused(answer)
         raise CommandError(
             f"what answers at {self.access.url} is no hub (HTTP status {response.status_code})",
             "Give the hub's address with --url",
         )
+
+    async def stream(self, path: str, **params: Any) -> AsyncGenerator[bytes]:
+        """The body at a path as it comes, however long that takes. Parameters that are None or empty are left out.
+
+        Close it with `aclosing`.
+
+        Raises:
+            Unreachable, Refused: see there; before the first byte.
+            httpx.RequestError: it broke off.
+        """
+        given = {name: value for name, value in params.items() if value not in (None, [], ())}
+        headers = {"Authorization": f"Bearer {self.access.token(life_s=_STREAM_S)}", "Accept-Encoding": "identity"}
+        request = self._client.build_request("GET", f"/api/v1/{path}", headers=headers, params=given)
+        # An event may be due in hours.
+        request.extensions["timeout"] = httpx.Timeout(None, connect=10.0).as_dict()
+        try:
+            response = await self._client.send(request, stream=True)
+        except (httpx.RequestError, httpx.InvalidURL) as error:
+            raise Unreachable(self.access.url, _said(error)) from error
+        try:
+            if not response.is_success:
+                self._refuse(response, await response.aread())
+            async for chunk in response.aiter_raw():
+                yield chunk
+        finally:
+            await response.aclose()
 
     async def follow(
         self,

@@ -107,8 +107,12 @@ class Entry:
         """The envelope as a reader with this view gets it: at the newest schema version, guests masked if need be."""
         found = self._rendered.get(view)
         if found is None:
-            event = registry.current(self.event)
-            if view == MASKED:
-                event = registry.mask(event)
+            event = shown(self.event, view)
             found = self._rendered[view] = self.raw if event is self.event else orjson.dumps(event)
         return found
+
+
+def shown(event: dict[str, Any], view: str) -> dict[str, Any]:
+    """An envelope as a reader with this view gets it; the same object when nothing of it has to change."""
+    event = registry.current(event)
+    return registry.mask(event) if view == MASKED else event

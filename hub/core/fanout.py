@@ -46,13 +46,28 @@ class Member(Protocol[EventC, PositionC]):
         """Take the buffer; False refuses it and leaves the group, at the position `before`."""
 
 
+class Changes(Protocol[EventC]):
+    """Frames for audiences that asked for changes only."""
+
+    def frame(self, entry: EventC, audience: Audience) -> bytes:
+        """The event as the audience is sent it."""
+
+    def keep(self, entry: EventC) -> None:
+        """Remember it for the next one of its entity; called after its frames were made."""
+
+    def clear(self) -> None:
+        """Forget what is remembered."""
+
+
 class Group(Generic[EventT, PositionT]):
     """The members of one audience and what waits for them."""
 
-    __slots__ = ("audience", "before", "events", "frames", "members")
+    __slots__ = ("audience", "before", "events", "frames", "kind", "members")
 
-    def __init__(self, audience: Audience) -> None:
+    def __init__(self, audience: Audience, *, changes: bool = False) -> None:
         self.audience = audience
+        self.kind = None if changes else (audience.view, audience.codec)
+        """What its frames are made for; None where they are changes."""
         self.members: set[Member[EventT, PositionT]] = set()
         self.frames: list[bytes] = []
         self.events: list[EventT] = []
@@ -62,14 +77,19 @@ class Group(Generic[EventT, PositionT]):
 class FanOut(Generic[EventT, PositionT]):
     """All groups of one process."""
 
-    def __init__(self, encode: Callable[[EventT, View, Codec], bytes]) -> None:
+    def __init__(self, encode: Callable[[EventT, View, Codec], bytes], changes: Changes[EventT] | None = None) -> None:
         self._encode = encode
+        self._changes = changes
+        self._asking = 0
+        """Groups that asked for changes only."""
         self._groups: dict[Audience, Group[EventT, PositionT]] = {}
         self._routes: dict[
             tuple[str, str, str, tuple[str, ...]],
             tuple[list[Group[EventT, PositionT]], dict[str, list[Group[EventT, PositionT]]]],
         ] = {}
         self._waiting: dict[Audience, Group[EventT, PositionT]] = {}
+        self.on_flush: Callable[[Audience, Sequence[EventT]], object] = lambda *_: None
+        """Called once a flush and group, when its members took the events; those that refused have left by then."""
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -80,7 +100,9 @@ class FanOut(Generic[EventT, PositionT]):
             self.flush([group])
         # Asked again: when all its members refused what waited, the group is no more.
         if (group := self._groups.get(audience)) is None:
-            group = self._groups[audience] = Group(audience)
+            changes = audience.changes_only and self._changes is not None
+            group = self._groups[audience] = Group(audience, changes=changes)
+            self._asking += audience.changes_only
             self._routes.clear()
         group.members.add(member)
 
@@ -97,6 +119,9 @@ class FanOut(Generic[EventT, PositionT]):
         if not group.members and self._groups.get(group.audience) is group:
             del self._groups[group.audience]
             self._waiting.pop(group.audience, None)
+            self._asking -= group.audience.changes_only
+            if self._changes is not None and not self._asking:
+                self._changes.clear()
             self._routes.clear()
 
     def add(self, event: EventT, before: PositionT) -> list[Group[EventT, PositionT]]:
@@ -107,19 +132,27 @@ class FanOut(Generic[EventT, PositionT]):
         if not self._groups:
             return []
         woken = []
+        changed: Changes[EventT] | None = None
         frames: dict[tuple[View, Codec], bytes] = {}
         for group in self._route(event):
-            audience = group.audience
-            kind = (audience.view, audience.codec)
-            frame = frames.get(kind)
-            if frame is None:
-                frame = frames[kind] = self._encode(event, *kind)
+            kind = group.kind
+            if kind is None:
+                assert self._changes is not None, "nobody was given patches to make"
+                changed = self._changes
+                frame = changed.frame(event, group.audience)
+            else:
+                made = frames.get(kind)
+                if made is None:
+                    made = frames[kind] = self._encode(event, *kind)
+                frame = made
             if not group.frames:
                 group.before = before
-                self._waiting[audience] = group
+                self._waiting[group.audience] = group
                 woken.append(group)
             group.frames.append(frame)
             group.events.append(event)
+        if changed is not None:
+            changed.keep(event)
         return woken
 
     def _route(self, event: EventT) -> Iterable[Group[EventT, PositionT]]:
@@ -169,6 +202,7 @@ class FanOut(Generic[EventT, PositionT]):
             assert before is not None
             refused = [member for member in group.members if not member.deliver(buffer, events, before)]
             deliveries += (len(group.members) - len(refused)) * len(events)
+            self.on_flush(group.audience, events)
             for member in refused:
                 self._remove(group, member)
         return deliveries

@@ -41,6 +41,7 @@ class Audience:
     view: View = "full"
     codec: Codec = "plain"
     batch_ms: int = 0
+    changes_only: bool = False
 
 
 def may_see(system: str, targets: Iterable[str]) -> bool:

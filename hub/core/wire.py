@@ -11,6 +11,8 @@ import orjson
 _TEXT: Final = 0x81
 _TEXT_DEFLATED: Final = 0xC1
 _TAIL: Final = b"\x00\x00\xff\xff"
+BASE_BYTES: Final = 32
+"""No less than what `base_revision` adds to an event's message."""
 
 
 def text_frame(payload: bytes, first: int = _TEXT) -> bytes:
@@ -30,9 +32,21 @@ def deflated_frame(payload: bytes) -> bytes:
     return text_frame(packed.removesuffix(_TAIL), _TEXT_DEFLATED)
 
 
-def event_message(cursor: str, sequence: int, event: bytes) -> bytes:
+def framed(payload: bytes, codec: str) -> bytes:
+    """A text message as connections of this codec read it."""
+    return deflated_frame(payload) if codec == "deflate" else text_frame(payload)
+
+
+def event_message(cursor: str, sequence: int, event: bytes, base_revision: int | None = None) -> bytes:
     """The `event` frame's JSON around an envelope that is JSON already."""
-    return b'{"op":"event","cursor":"%b","sequence":%d,"event":%b}' % (cursor.encode(), sequence, event)
+    if base_revision is None:
+        return b'{"op":"event","cursor":"%b","sequence":%d,"event":%b}' % (cursor.encode(), sequence, event)
+    return b'{"op":"event","cursor":"%b","sequence":%d,"base_revision":%d,"event":%b}' % (
+        cursor.encode(),
+        sequence,
+        base_revision,
+        event,
+    )
 
 
 def message(**fields: Any) -> bytes:

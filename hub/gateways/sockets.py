@@ -18,6 +18,8 @@ from hub.security.tokens import Tokens
 from hub.services.dispatcher import Dispatcher
 from hub.services.history import History
 from hub.services.publisher import Publisher
+from hub.services.replay_reading import Reading
+from hub.services.replay_watch import ReplayWatch
 from hub.telemetry import Metrics
 from schemas.frames import Close
 
@@ -48,6 +50,7 @@ class SocketGateway:
         slow_timeout_s: float,
         max_connections: int,
         allowed_origins: Sequence[str],
+        replays: tuple[Reading, ReplayWatch] | None = None,
         now: Any = time.monotonic,
     ) -> None:
         self.tokens = tokens
@@ -61,6 +64,7 @@ class SocketGateway:
         self.high_water = high_water
         self.slow_timeout_s = slow_timeout_s
         self.max_connections = max_connections
+        self.replays = replays
         self.now = now
         self.draining = False
         self.connections: set[WebSocketConnection] = set()

@@ -185,8 +185,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     @property
     def writable(self) -> bool:
-        """False while the socket's buffer is over its high-water mark."""
-        return self._paused_at is None
+        """False while the socket's buffer is over its high-water mark, and once the connection is closing."""
+        return self._paused_at is None and self._code is None and not self._transport.is_closing()
 
     def write(self, frames: bytes) -> None:
         """Write ready-made frames; dropped once the connection is closing."""
@@ -277,6 +277,8 @@ class WebSocketConnection(asyncio.Protocol):
             gateway.positions,
             gateway.metrics,
             codec="deflate" if deflate else "plain",
+            session=self.id,
+            replays=gateway.replays,
         )
         self._session.authenticated(claims.expires_at)
         gateway.metrics.connections.labels(claims.system).inc()

@@ -8,31 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+from redis.exceptions import ResponseError
 
+from hub.log.redrive import Redrive
 from hub.log.stream_log import StreamLog
-from schemas.cursor import StreamId
+from schemas.cursor import ZERO, StreamId
 from schemas.errors import FieldError, Problem
 
+REDRIVE_AT_ONCE: Final = 100
+"""Letters in one script call: bounds how long the server is busy with it."""
 _ID: Final = re.compile(r"p(\d{2}):(\d{1,16}-\d{1,10})")
-
-# KEYS dead, redrive; ARGV id. The letter moves or, if it is gone, nothing happens: sending again twice sends once.
-_REDRIVE: Final = """
-local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])
-if #found == 0 then return 0 end
-local fields, letter = found[1][2], {}
-for i = 1, #fields, 2 do
-  local name = fields[i]
-  if name ~= 'reason' and name ~= 'failed_at' and name ~= 'attempts' then
-    letter[#letter + 1] = name
-    letter[#letter + 1] = fields[i + 1]
-  end
-end
-letter[#letter + 1] = 'attempts'
-letter[#letter + 1] = '0'
-redis.call('XADD', KEYS[2], '*', unpack(letter))
-redis.call('XDEL', KEYS[1], ARGV[1])
-return 1
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +61,7 @@ class DeadLetters:
     def __init__(self, log: StreamLog, groups: Sequence[str]) -> None:
         self._log = log
         self._groups = tuple(groups)
+        self._redrive = Redrive(log)
 
     async def groups(self) -> list[str]:
         """The groups that are configured, and those found on the streams."""
@@ -112,6 +98,25 @@ class DeadLetters:
                 last = f"({reply[-1][0].decode()}"
         return letters[:limit]
 
+    async def ever(self, group: str, partition: int) -> tuple[int, StreamId]:
+        """How many letters a group ever had in a partition, gone ones too, and the place of the last."""
+        try:
+            info = await self._log.source.client.xinfo_stream(self._log.keys.dead(partition, group))
+        except ResponseError:
+            return 0, ZERO
+        return int(info["entries-added"]), StreamId.parse(info["last-generated-id"])
+
+    async def after(self, group: str, partition: int, after: StreamId, upto: StreamId) -> list[DeadLetter]:
+        """The letters of a group in a partition after a place and not past another, in order."""
+        letters: list[DeadLetter] = []
+        key, last = self._log.keys.dead(partition, group), f"({after}"
+        while True:
+            reply = await self._log.source.client.execute_command("XRANGE", key, last, str(upto), "COUNT", 200)
+            letters += [_letter(partition, group, id, fields) for id, fields in reply]
+            if len(reply) < 200:
+                return letters
+            last = f"({reply[-1][0].decode()}"
+
     async def get(self, group: str, id: str) -> DeadLetter | None:
         """One letter."""
         partition, entry = self._place(id)
@@ -119,17 +124,20 @@ class DeadLetters:
         reply = await self._log.source.client.execute_command("XRANGE", key, str(entry), str(entry))
         return _letter(partition, group, *reply[0]) if reply else None
 
-    async def redrive(self, group: str, ids: Iterable[str]) -> int:
-        """Hand letters to the group again; how many went. One that is gone already counts as none.
+    async def redrive(self, group: str, ids: Iterable[str]) -> dict[str, StreamId]:
+        """Hand letters to the group again; of those that went, where they lie in its redrive stream now.
 
         Raises:
             Problem: an id is malformed; nothing was moved.
         """
-        places = [self._place(id) for id in ids]
-        keys, moved = self._log.keys, 0
-        for partition, entry in places:
-            dead, again = keys.dead(partition, group), keys.redrive(partition, group)
-            moved += int(await self._log.source.client.eval(_REDRIVE, 2, dead, again, str(entry)))
+        by_partition: dict[int, list[StreamId]] = {}
+        for partition, entry in [self._place(id) for id in ids]:
+            by_partition.setdefault(partition, []).append(entry)
+        moved: dict[str, StreamId] = {}
+        for partition, entries in by_partition.items():
+            for start in range(0, len(entries), REDRIVE_AT_ONCE):
+                went = await self._redrive.letters(partition, group, entries[start : start + REDRIVE_AT_ONCE])
+                moved |= {f"p{partition:02d}:{letter}": place for letter, place in went.items()}
         return moved
 
     async def discard(self, group: str, ids: Iterable[str]) -> int:

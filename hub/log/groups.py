@@ -65,6 +65,38 @@ async def group_states(log: StreamLog, now_ms: int, partitions: Sequence[int] | 
     return states
 
 
+async def finished_in(log: StreamLog, stream: str, group: str) -> StreamId | None:
+    """Up to where a group has finished a stream of its own; None while it does not read it."""
+    try:
+        reply = await log.source.client.execute_command("XINFO GROUPS", stream)
+    except ResponseError:
+        return None
+    for raw in reply:
+        info = _named(raw)
+        if _text(info["name"]) == group:
+            oldest = await _oldest_pending(log, stream, group) if int(info["pending"]) else None
+            return StreamId.parse(info["last-delivered-id"]) if oldest is None else oldest.previous
+    return None
+
+
+async def retried(log: StreamLog, partition: int, group: str, count: int) -> list[tuple[StreamId, int]]:
+    """Of a group's `count` oldest unfinished entries, those given out more than once, and how often."""
+    reply = await log.source.client.xpending_range(log.keys.events(partition), group, "-", "+", count)
+    return [
+        (StreamId.parse(one["message_id"]), int(one["times_delivered"])) for one in reply if one["times_delivered"] > 1
+    ]
+
+
+async def first_after(log: StreamLog, partition: int, after: StreamId, upto: StreamId) -> StreamId | None:
+    """The place of the first entry after a place and not past another."""
+    if upto <= after:
+        return None
+    reply = await log.source.client.execute_command(
+        "XRANGE", log.keys.events(partition), f"({after}", str(upto), "COUNT", 1
+    )
+    return StreamId.parse(reply[0][0]) if reply else None
+
+
 async def _oldest_pending(log: StreamLog, stream: str, group: str) -> StreamId | None:
     summary = await log.source.client.execute_command("XPENDING", stream, group)
     first = summary.get("min") if isinstance(summary, dict) else summary[1]

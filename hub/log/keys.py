@@ -60,8 +60,12 @@ class Keys:
         return self._of(partition, f"dead:{group}")
 
     def redrive(self, partition: int, group: str) -> str:
-        """Stream: dead letters on their way back to the group."""
+        """Stream: dead letters on their way back to the group, and what is replayed to it."""
         return self._of(partition, f"redrive:{group}")
+
+    def replay(self, partition: int, replay_id: str) -> str:
+        """Hash: how far a replay to a group is: `at`, the last place looked at, and `events` handed over."""
+        return self._of(partition, f"replay:{replay_id}")
 
 
 def partition_of(tenant_id: str, partitions: int) -> int:

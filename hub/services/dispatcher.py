@@ -29,6 +29,7 @@ from hub.log.replies import parse
 from hub.log.setup import load_epochs, new_epoch
 from hub.log.stream_log import Head, StreamLog
 from hub.log.topology import READ_BLOCK_MS, NotSentError, RedisError
+from hub.services.ledger import Recorder
 from hub.telemetry import Metrics
 from schemas.cursor import ZERO, StreamId
 
@@ -95,10 +96,19 @@ class Ring:
 class Dispatcher:
     """The one reader of a process, and what the others ask it."""
 
-    def __init__(self, stream_log: StreamLog, metrics: Metrics, *, reopen: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        stream_log: StreamLog,
+        metrics: Metrics,
+        *,
+        reopen: Callable[[], Awaitable[Any]],
+        recorder: Recorder | None = None,
+    ) -> None:
         self.log = stream_log
+        self.recorder = recorder or Recorder(metrics, stream_log.partition)
         self._changes = Changes(encode)
         self.fanout: FanOut[Entry, Position] = FanOut(encode, self._changes)
+        self.fanout.on_flush = self.recorder.flushed
         self.position: Position = (ZERO,) * stream_log.partitions
         """The last entry of each partition that was handed to the fan-out."""
         self.on_gap: GapListener = lambda *_: None
@@ -269,6 +279,7 @@ class Dispatcher:
         since = self.position
         reached: dict[int, StreamId] = {}
         woken: list[Group[Entry, Position]] = []
+        routed: list[tuple[int, list[Entry]]] = []
         for partition, raw in replies:
             entries = parse(raw, self.log.epochs[partition])
             for index, entry in enumerate(entries):
@@ -289,11 +300,14 @@ class Dispatcher:
                 except (KeyError, TypeError, ValueError):  # whoever wrote that, the others' events go on
                     log.exception("entry_not_readable", partition=partition, id=str(entry.id))
             reached[partition] = StreamId.parse(raw[-1][0])
+            routed.append((partition, entries))
             for tenant in {entry.tenant_id for entry in entries}:
                 self._wake(tenant)
         self._advance(reached)
         self._set_timers(woken)
         self._write(self.fanout.due())
+        for partition, entries in routed:
+            self.recorder.routed(partition, entries)
         self._wake(None)
         return time.perf_counter() - started
 

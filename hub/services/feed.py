@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 import structlog
@@ -25,7 +26,12 @@ from hub.log.topology import RedisError
 from hub.security.tokens import Claims
 from hub.services.dispatcher import NOWHERE, Dispatcher, Position, encode
 from hub.services.history import History
-from hub.services.opening import begin
+from hub.services.live_ranges import Trail
+from hub.services.opening import begin, interest_of
+from hub.services.replay_feed import ReplayFeed
+from hub.services.replay_reading import Reading
+from hub.services.replay_watch import ReplayWatch
+from hub.services.snapshot_frames import send_snapshot
 from hub.store.database import StoreUnavailable
 from hub.telemetry import Metrics
 from schemas import patterns
@@ -35,6 +41,9 @@ from schemas.frames import WINDOW, Subscribe
 
 _LAST: Final = StreamId(1 << 62, 0)
 CHUNK: Final = 256
+PAGE: Final = 1000
+SLICE: Final = 64
+"""Events of the history that one connection is served before it is another's turn: about a millisecond."""
 CHUNK_BYTES: Final = 256 * 1024
 RETRY_S: Final = 0.5
 MAX_SUBSCRIPTIONS: Final = 64
@@ -69,6 +78,16 @@ def _bounded(entries: list[Entry]) -> list[Entry]:
     return entries
 
 
+@dataclass(slots=True)
+class _Page:
+    """A page of the history, and how much of it was served; good for who asked for it, as long as that is the same."""
+
+    key: tuple[int, frozenset[str] | None, int]
+    after: StreamId
+    entries: list[Entry]
+    served: int = 0
+
+
 class Feed:
     """The subscriptions of one connection. The connection owns it and awaits `close`."""
 
@@ -83,16 +102,24 @@ class Feed:
         *,
         codec: Codec = "plain",
         window: int = WINDOW,
+        session: str = "",
+        replays: tuple[Reading, ReplayWatch] | None = None,
     ) -> None:
         self._sink = sink
         self.claims = claims
         self._dispatcher = dispatcher
         self._log = dispatcher.log
+        self._recorder, self._trail = dispatcher.recorder, Trail(session, claims.system)
         self._history = history
         self._positions = positions
         self._metrics = metrics
         self._codec: Codec = codec
         self._window = window
+        self._replays = (
+            None
+            if replays is None
+            else ReplayFeed(sink, lambda: self.claims, *replays, metrics, codec, dispatcher.recorder)
+        )
         self._subscriptions: dict[int | str, Subscription] = {}
         self._audience: Audience | None = None
         self._unacked: dict[str, deque[int]] | None = None
@@ -100,6 +127,7 @@ class Feed:
         self._outstanding = 0
         self._task: asyncio.Task[None] | None = None
         self._resumed = asyncio.Event()
+        self._page: _Page | None = None
         self._holes: list[tuple[str, Head]] = []
         """Holes found, to be written down so that a cursor right after one is known."""
         self._lagging = False
@@ -115,11 +143,20 @@ class Feed:
         """
         if self._is_open(frame.id):
             raise Problem("invalid_request", f"the subscription {frame.id!r} is open", [FieldError("id", "is in use")])
-        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+        if len(self._subscriptions) + len(self._replays or ()) >= MAX_SUBSCRIPTIONS:
             raise Problem("rate_limited", f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions")
+        if frame.replay is not None:
+            if self._replays is None:
+                raise Problem("unavailable_feature", "there are no replays here")
+            await self._replays.subscribe(frame)
+            return
+        taken: dict[str, str] | None = None
+        if frame.snapshot:
+            interest = interest_of(self.claims, frame)
+            taken = await send_snapshot(self._history, self._sink, self.claims, frame, interest, self._room)
         while True:
             history = self._dispatcher.history
-            opened = await begin(self._history, self._positions, self.claims, frame, self._dispatcher.position)
+            opened = await begin(self._history, self._positions, self.claims, frame, self._dispatcher.position, taken)
             if self._gone() or self._is_open(frame.id):
                 return
             # A history that was replaced meanwhile was told to the others only.
@@ -130,6 +167,7 @@ class Feed:
         if frame.name is not None and self._unacked is None:
             self._unacked = {}
         one = self._subscriptions[frame.id] = opened.subscription
+        self._recorder.opened(self._trail, one)
         tenants = one.interest.tenants
         self._sink.send(
             "subscribed",
@@ -146,11 +184,17 @@ class Feed:
             self._metrics.resumes.labels("gap" if opened.gaps else "recovered").inc()
         self._kick()
 
+    async def _room(self) -> None:
+        """Until the socket takes more."""
+        while not self._sink.writable and not self._closed:
+            self._resumed.clear()
+            await self._resumed.wait()
+
     def _gone(self) -> bool:
         return self._closed
 
     def _is_open(self, id: int | str) -> bool:
-        return id in self._subscriptions
+        return id in self._subscriptions or (self._replays is not None and id in self._replays)
 
     def unsubscribe(self, id: int | str) -> None:
         """Close a subscription.
@@ -158,6 +202,9 @@ class Feed:
         Raises:
             Problem: there is none with this id.
         """
+        if self._replays is not None and id in self._replays:
+            self._replays.unsubscribe(id)
+            return
         if id not in self._subscriptions:
             raise Problem("not_found", f"there is no subscription {id!r}")
         self._leave()
@@ -182,7 +229,7 @@ class Feed:
                 return False
             if not all(patterns.covered(claims.patterns("subscribe"), pattern) for pattern in one.interest.patterns):
                 return False
-        return True
+        return self._replays is None or self._replays.allowed(claims)
 
     # -- live -----------------------------------------------------------------------------------------------------
 
@@ -199,6 +246,7 @@ class Feed:
 
     def _fall_behind(self, position: Position) -> None:
         self._audience = None
+        self._recorder.left(self._trail)
         for one in self._subscriptions.values():
             if one.live:
                 one.live, one.left_group = False, True
@@ -220,6 +268,7 @@ class Feed:
             return
         audience, self._audience = self._audience, None
         self._dispatcher.fanout.leave(self, audience)
+        self._recorder.left(self._trail)
         position = self._dispatcher.position
         for one in self._subscriptions.values():
             if one.live:
@@ -261,6 +310,8 @@ class Feed:
     def resume(self) -> None:
         """The socket has room again, or events were acknowledged."""
         self._resumed.set()
+        if self._replays is not None:
+            self._replays.resume()
 
     def _kick(self) -> None:
         self._resumed.set()
@@ -288,8 +339,7 @@ class Feed:
                     remembered = entries is not None
                     if entries is None:
                         upto = self._dispatcher.position[partition]
-                        asked = self._asked(partition)
-                        entries = await self._history.read(partition, after, CHUNK, upto=upto, tenants=asked)
+                        entries = await self._read(partition, after, upto)
                         if self._lowest(partition) < after:
                             continue  # another subscription began before these meanwhile
                         if not entries:
@@ -314,6 +364,23 @@ class Feed:
             self._sink.fail()
         finally:
             self._task = None
+
+    async def _read(self, partition: int, after: StreamId, upto: StreamId) -> list[Entry]:
+        """What follows, some events at a time: of a page that was read before, or of the next one.
+
+        A page is large, for the database; what is served without a pause is small, for everybody else.
+        """
+        asked = self._asked(partition)
+        key = (partition, asked, self._dispatcher.history)
+        page = self._page
+        if page is None or page.key != key or page.after != after or page.served >= len(page.entries):
+            entries = await self._history.read(partition, after, PAGE, upto=upto, tenants=asked)
+            page = self._page = _Page(key, after, entries)
+        found = page.entries[page.served : page.served + SLICE]
+        page.served += len(found)
+        if found:
+            page.after = found[-1].id
+        return found
 
     def _blocked(self) -> bool:
         return not self._sink.writable or (self._unacked is not None and self._outstanding >= self._window)
@@ -367,11 +434,13 @@ class Feed:
 
     def _serve_shared(self, partition: int, after: StreamId, entries: list[Entry]) -> None:
         buffer, count = self._dispatcher.page(self._group(), partition, after, entries)
+        served = [(one, after) for one in self._subscriptions.values() if self._sink.writable]
         for one in self._subscriptions.values():
             one.at[partition] = entries[-1].id
             one.sequences.clear()  # what comes from memory has no holes
         if count:
             self._sink.write(buffer)
+            self._recorder.caught_up(self._trail, served, partition, entries)
             self._metrics.deliveries.labels("websocket", self.claims.system, "caught_up").inc(count)
 
     def _serve(self, partition: int, entries: Sequence[Entry]) -> None:
@@ -379,12 +448,15 @@ class Feed:
         behind = self._behind()
         view, system = self.claims.view, self.claims.system
         frames: list[bytes] = []
+        # A connection that is closing by now drops what it is written: nothing is noted of it.
+        served, wrote = [(one, one.at[partition]) for one in behind if self._sink.writable], False
         for entry in entries:
             self._check_sequence(behind, partition, entry, frames)
             if subscription.due(
                 behind, everyone, partition, entry.id, entry.tenant_id, entry.type, entry.action, entry.entity
             ) and (entry.readable and may_see(system, entry.targets)):
                 frames.append(encode(entry, view, self._codec))
+                wrote = True
                 if self._unacked is not None:
                     self._sent(entry)
             for one in behind:
@@ -393,6 +465,8 @@ class Feed:
             if self._unacked is not None and self._outstanding >= self._window:
                 break
         self._write(frames)
+        if wrote:
+            self._recorder.caught_up(self._trail, served, partition, entries)
 
     def _write(self, frames: list[bytes]) -> None:
         if frames:
@@ -431,6 +505,7 @@ class Feed:
             return
         self._audience = self._group()
         self._dispatcher.fanout.join(self, self._audience)
+        self._recorder.joined(self._trail, self._audience)
         self._set_lagging(False)
 
     def _group(self) -> Audience:
@@ -475,10 +550,10 @@ class Feed:
             left = deque(sequence for sequence in held if sequence > cursor.sequence)
             self._outstanding -= len(held) - len(left)
             unacked[tenant] = left
-            self._move(tenant, Head(cursor.sequence, cursor.id), cursors[tenant])
+            self._move(tenant, Head(cursor.sequence, cursor.id), cursors[tenant], given=True)
         self.resume()
 
-    def _move(self, tenant_id: str, head: Head, cursor: str) -> None:
+    def _move(self, tenant_id: str, head: Head, cursor: str, *, given: bool = False) -> None:
         partition = self._log.partition(tenant_id)
         for one in self._subscriptions.values():
             # What came to another subscription of the connection says nothing about one that is not there yet.
@@ -487,6 +562,7 @@ class Feed:
             if one.interest.tenants is None or tenant_id in one.interest.tenants:
                 one.acked[tenant_id] = head.sequence
                 self._positions.move(self.claims.system, one.name, tenant_id, cursor)
+                self._recorder.acked(self._trail, one, tenant_id, head.sequence, head.id, given)
 
     def settle(self) -> None:
         """Move durable positions past events that were not for them, where nothing is outstanding.
@@ -512,6 +588,8 @@ class Feed:
         """Leave the group and stop catching up."""
         self.settle()
         self._closed = True
+        if self._replays is not None:
+            await self._replays.close()
         self._leave()
         if self._lagging:
             self._lagging = False

@@ -47,10 +47,10 @@ class History:
         """
         if (known := self._firsts.get(partition)) is not None and after < known:
             # Where the stream was seen to begin later, the archive is asked at once.
-            before = known if upto is None else min(known, upto.next)
+            end = known if upto is None else min(known, upto.next)
             with suppress(StoreUnavailable):
-                if before > after and (
-                    archived := await self._archive.read(partition, after, count, before=before, tenants=tenants)
+                if end > after and (
+                    archived := await self._archive.read(partition, after, count, before=end, tenants=tenants)
                 ):
                     return archived
         entries = await self.log.read(partition, after, count, upto)

@@ -31,18 +31,23 @@ class Opened:
     """Whether some tenant began after a cursor."""
 
 
-async def begin(log: History, positions: Positions, claims: Claims, frame: Subscribe, routed: Position) -> Opened:
+async def begin(
+    log: History,
+    positions: Positions,
+    claims: Claims,
+    frame: Subscribe,
+    routed: Position,
+    taken: Mapping[str, str] | None = None,
+) -> Opened:
     """Find where a subscription begins; that of a durable name is written down.
 
     `routed` is what the dispatcher had routed before this was called: nothing of it can be newer than the ends of the
-    tenants' histories that are asked for here.
+    tenants' histories that are asked for here. `taken` are the cursors of the snapshot that it goes on from.
 
     Raises:
         Problem: it is not allowed, a cursor is not one of this hub's, or the log cannot be read now.
     """
-    if frame.snapshot:
-        raise Problem("unavailable_feature", "snapshots are not offered; subscribe after `earliest`")
-    interest = _interest(claims, frame)
+    interest = interest_of(claims, frame)
     try:
         known = await (log.tenants() if interest.tenants is None else log.heads(interest.tenants))
         cursors = _cursors(frame, interest, list(known))
@@ -52,6 +57,10 @@ async def begin(log: History, positions: Positions, claims: Claims, frame: Subsc
                 # A tenant that came while the name was away is read from its first event.
                 held = {tenant: Cursor.decode(log.cursor(tenant, NOWHERE)) for tenant in known} | held
             cursors = held | cursors
+        if taken is not None:
+            # A tenant that came after the snapshot is read from its first event.
+            cursors = {tenant: Cursor.decode(log.cursor(tenant, NOWHERE)) for tenant in known}
+            cursors |= {tenant: Cursor.decode(cursor, tenant) for tenant, cursor in taken.items()}
         starts = await log.resolve(cursors) if cursors else []
         subscription, position = _place(log, frame, interest, starts, known, routed)
         if frame.name is not None:
@@ -63,7 +72,12 @@ async def begin(log: History, positions: Positions, claims: Claims, frame: Subsc
     return Opened(subscription, position, [start for start in starts if start.gap is not None], bool(starts))
 
 
-def _interest(claims: Claims, frame: Subscribe) -> Interest:
+def interest_of(claims: Claims, frame: Subscribe) -> Interest:
+    """What a subscription asks for.
+
+    Raises:
+        Problem: the token does not allow it.
+    """
     for index, pattern in enumerate(frame.patterns):
         if not claims.may("subscribe", pattern):
             where = [FieldError(f"patterns.{index}", f"the token lacks the scope subscribe:{pattern}")]

@@ -1,125 +1,190 @@
-"""Follows the archive and keeps the entities' states (see `hub.core.projection`).
+"""Keeps the entities' states up with the archive, and rebuilds them beside their readers.
 
-Many events of one entity become one row; how far each tenant is projected is stored with the rows, so a crash folds
-nothing twice. Of several hubs' projectors one gets on while the others wait.
+Of several hubs' projectors one gets on while the others wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
-import orjson
 import structlog
 
-from hub.core.projection import State, change, fold
-from hub.store.archive import Archived, Fenced, Place
+from hub.services.projecting import MAX_BATCH, Projection
+from hub.store.archive import Fenced
 from hub.store.database import StoreUnavailable, StoreVersionError
-from hub.store.entities import NOTHING, Key, Reached, Row, Superseded, Written
+from hub.store.entities import Superseded
 from hub.store.store import Store
-from schemas.cursor import ZERO, StreamId
 
-MAX_BATCH: Final = 1000
-"""Events in one transaction: more would keep other writers waiting."""
-SLICE_S: Final = 0.004
-"""How long the event loop is held at a time."""
-CACHE_BYTES: Final = 32 * 1024 * 1024
-_ROW_BYTES: Final = 700
-"""What a remembered state takes beside its data."""
 PACE_S: Final = 0.05
 """Between transactions that were not full: what comes meanwhile shares the next one's commit."""
 IDLE_S: Final = 2.0
 STANDBY_S: Final = 3.0
 MAX_BACKOFF_S: Final = 5.0
+STOP_S: Final = 5.0
 SMALL_LAG: Final = MAX_BATCH
-"""A rebuilt projection takes over when it is no further behind: the projector makes up for that at once."""
-MAX_ROUNDS: Final = 50
+"""A rebuilt projection takes over when it is no further behind the archive: the projector makes up for that at once."""
 
 log = structlog.get_logger("hub.projector")
 
 
-@dataclass(slots=True)
-class _Lane:
-    """How far a partition was looked through."""
+class Projector:
+    """Follows the archive. Owned by the composition root, which awaits `stop`."""
 
-    at: StreamId
-    epoch: int
-    due: dict[int, int]
-    """The positions that its tenants must have come to at its end, or some of their events lie at earlier places."""
+    def __init__(self, store: Store, *, wall: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._wall = wall
+        self._projection: Projection | None = None
+        self._woken = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run(), name="projector")
 
-class Projection:
-    """Folds what is archived into one generation, a transaction a step. Owned by one task."""
+    def wake(self) -> None:
+        """Something was archived."""
+        self._woken.set()
 
-    def __init__(self, store: Store, generation: int, *, current: bool, seeds: int | None = None) -> None:
-        """`seeds` is the generation that knows what events said that are no longer archived."""
-        self._archive = store.archive
-        self._entities = store.entities
-        self.generation = generation
-        self._current = current
-        self._seeds = seeds
-        self._lanes: dict[int, _Lane] | None = None
-        self._reached: dict[int, Reached] = {}
-        self._expired: dict[int, StreamId] = {}
-        """The tenants whose oldest events are gone, and up to where."""
-        self._whole: dict[int, int] = {}
-        """The tenants all of whose events this object has folded, while they are of one epoch: there a first revision
-        has no state before it."""
-        self._astray: set[int] = set()
-        """Tenants with events at places that were passed already: a server with its clock behind took over."""
-        self._turn = 0
-        self._cache: OrderedDict[Key, Row] = OrderedDict()
-        self._cached_bytes = 0
+    async def stop(self) -> None:
+        """Project what is archived, for at most 5 seconds, and end."""
+        self._stopping.set()
+        self._woken.set()
+        if self._task is None:
+            return
+        await asyncio.wait([self._task], timeout=STOP_S)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
-    async def step(self) -> int:
-        """Project one transaction's worth; how many events, 0 when there is nothing to do.
+    async def _run(self) -> None:
+        backoff = 0.0
+        while True:
+            last = self._stopping.is_set()
+            self._woken.clear()
+            try:
+                done = await self.round()
+                backoff = 0.0
+                if done < MAX_BATCH and last:
+                    return
+                if not done:
+                    await self._news()
+                elif done < MAX_BATCH and await self._pause(PACE_S):
+                    continue
+            except Fenced:
+                if await self._pause(STANDBY_S):
+                    return
+            except Superseded:
+                self._projection = None
+                log.info("projection_superseded")
+            except (StoreUnavailable, StoreVersionError, OSError):
+                # Whoever writes to the store says that it is away.
+                self._projection = None
+                backoff = min(MAX_BACKOFF_S, max(0.2, backoff * 2))
+                if await self._pause(backoff):
+                    return
+            except Exception:  # the projector must not end while the hub runs
+                log.exception("projector_failed")
+                self._projection = None
+                if await self._pause(MAX_BACKOFF_S):
+                    return
+
+    async def round(self) -> int:
+        """One step of the projection that is read; 0 when it has everything.
 
         Raises:
-            Fenced: another projector is at work; the next step begins where that one is.
-            Superseded: the generation is not what it was.
-            StoreUnavailable: nothing was stored, as far as one can tell; the next step looks.
+            Fenced, Superseded, StoreUnavailable: as `Projection.step`.
         """
+        if self._projection is None:
+            await self._store.open()
+            generation = await self._store.entities.open(int(self._wall() * 1000))
+            await _clear(self._store, generation)
+            self._projection = Projection(self._store, generation, current=True)
+        return await self._projection.step()
+
+    async def _news(self) -> None:
         try:
-            return await self._step()
-        except BaseException:
-            self._lanes = None
-            self._cache.clear()
-            self._cached_bytes = 0
-            raise
+            async with asyncio.timeout(IDLE_S):
+                await self._woken.wait()
+        except TimeoutError:
+            return
 
-    async def _step(self) -> int:
-        places = await self._archive.places()
-        if self._lanes is None or any(_turned(self._lanes.get(number), place) for number, place in places.items()):
-            self._lanes = await self._locate(places)
-        if self._astray:
-            return await self._gather_astray(next(iter(self._astray)))
-        seen, batch = await self._gather(self._lanes, places)
-        await self._project(batch, gaps=False)
-        for number, id in seen.items():
-            self._lanes[number].at = id
-        return sum(len(rows) for rows in batch) if seen else int(bool(self._astray))
+    async def _pause(self, seconds: float) -> bool:
+        """Wait; True when the projector is to stop."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return False
+        return True
 
-    # -- reading the archive --------------------------------------------------------------------------------------
 
-    async def _locate(self, places: dict[int, Place]) -> dict[int, _Lane]:
-        """Where each partition is to be read from, by how far its tenants are projected."""
-        self._reached = await self._entities.reached(self.generation)
-        tenants = await self._archive.tenants()
-        lanes = {number: _Lane(place.id, place.epoch, {}) for number, place in places.items()}
-        self._astray.clear()
-        for one in tenants.values():
-            reached = self._reached.get(one.tenant_no, NOTHING)
-            self._see(one, reached)
-            if reached.position < one.base_position:
-                # A projection that is being built begins with what is left.
-                self._reached[one.tenant_no] = _base(one) if self._seeds is not None else reached
-                reached = self._reached[one.tenant_no]
-            if reached.position < one.position:
-                lane = lanes[one.partition]
-                lane.at = min(lane.at, reached.id)
-                lane.due[one.tenant_no] = one.position
-        return lanes
+async def rebuild(
+    store: Store, progress: Callable[[int, int], None] = lambda *_: None, *, wall: Callable[[], float] = time.time
+) -> int:
+    """Project everything anew beside the states that are read, switch to it, remove the old ones; how many events.
+
+    Cut short at any point, the old states or the new ones are read, whole; the next one begins anew and clears up.
+    `progress` is called with the events projected and the events there are.
+
+    Raises:
+        Superseded: another rebuild began after this one.
+        StoreUnavailable: the store does not answer.
+    """
+    entities = store.entities
+    old = await entities.open(int(wall() * 1000))
+    for left in await entities.others():
+        await _remove(store, left)
+    projection = Projection(store, await entities.begin(int(wall() * 1000)), current=False, seeds=old)
+    try:
+        await _catch_up(store, projection, progress)
+    finally:
+        await projection.aclose()
+    for number, upto in projection.expired.items():
+        after: tuple[str, str] | None = ("", "")
+        while after is not None:
+            after = await entities.carry(old, projection.generation, number, upto, after)
+    await entities.switch(projection.generation)
+    done = projection.position - sum(one.base_position for one in (await store.archive.tenants()).values())
+    log.info("projection_rebuilt", generation=projection.generation, events=done)
+    await _clear(store, projection.generation)
+    return done
+
+
+async def _catch_up(store: Store, projection: Projection, progress: Callable[[int, int], None]) -> None:
+    """Until everything is projected, or little is missing of what keeps coming."""
+    known = 0
+    while True:
+        try:
+            done = await projection.step()
+        except Fenced:
+            # Nobody else writes to it, but whether a broken commit was kept only the store knows.
+            continue
+        tenants = (await store.archive.tenants()).values()
+        gone = sum(one.base_position for one in tenants)
+        every = sum(one.position for one in tenants)
+        progress(max(0, projection.position - gone), every - gone)
+        if done == 0 or (projection.position >= known > 0 and every - projection.position <= SMALL_LAG):
+            break
+        known = every
+    await projection.settle()
+
+
+async def _clear(store: Store, current: int) -> None:
+    """Remove the generations from before the one that is read."""
+    for left in await store.entities.others():
+        if left < current:
+            await _remove(store, left)
+
+
+async def _remove(store: Store, generation: int) -> None:
+    try:
+        async for _ in store.entities.remove(generation):
+            await asyncio.sleep(0)
+    except Superseded:
+        return  # somebody else removed it
+
+
+__all__ = ["Projector", "rebuild"]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import URL, Executable, event, make_url
+import aiosqlite
+from sqlalchemy import URL, Executable, Table, event, insert, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from hub.errors import HubError, StartError
 
@@ -23,6 +27,8 @@ PAGE_BYTES: Final = 8192
 CHECKPOINT_PAGES: Final = 4000
 READERS: Final = 4
 SQLITE_FILE: Final = "store.db"
+APPLICATION: Final = "hotel-event-hub"
+"""What PostgreSQL knows the hub's connections by."""
 
 
 class StoreUnavailable(HubError):
@@ -69,78 +75,181 @@ class Database:
         self.shown = self.shown.replace("+asyncpg", "")
         self._turn = asyncio.Lock()
         if self.sqlite:
-            self._writer = _sqlite(url, 1, "BEGIN IMMEDIATE")
+            self._writer = self._patient = _sqlite(url, 1, "BEGIN IMMEDIATE")
             self._reader = _sqlite(url, READERS, "BEGIN")
         else:
-            self._writer = self._reader = create_async_engine(
-                url,
-                pool_size=8,
-                max_overflow=4,
-                pool_timeout=CONNECT_TIMEOUT_S,
-                pool_pre_ping=True,
-                connect_args={"timeout": CONNECT_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S},
-            )
+            self._writer = _postgres(url, COMMAND_TIMEOUT_S, pool_size=8, max_overflow=4, pool_pre_ping=True)
+            self._patient = _postgres(url, None, pool_size=1, max_overflow=1, pool_pre_ping=True)
+            # All statements of a reader see one state, as they do on SQLite.
+            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that writes: committed when the block ends, rolled back when it raises.
+    async def writing(self, *, patient: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes: committed when the block ends, rolled back when it raises or is cancelled.
+
+        A statement may take a minute, or, where `patient`, as long as it takes.
 
         Raises:
             StoreUnavailable: the database refused or was not reached.
         """
+        engine = self._patient if patient else self._writer
         if not self.sqlite:
-            async with _translated(), self._writer.begin() as connection:
+            async with self._translated(), engine.begin() as connection:
                 yield connection
             return
         # SQLite has one writer at a time; waiting here is fair, waiting there is polling.
-        async with self._turn, _translated(), self._writer.begin() as connection:
+        async with self._turn, self._translated(), engine.begin() as connection:
             yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that reads; on SQLite, all its statements see one state.
+        """A transaction that reads; all its statements see one state.
 
         Raises:
             StoreUnavailable: the database refused or was not reached.
         """
-        async with _translated(), self._reader.connect() as connection:
+        async with self._translated(), self._reader.connect() as connection:
             yield connection
 
     def compiled(self, statement: Executable) -> str:
         """A statement in this database's own SQL, its parameters by position: for rows by the thousand."""
         return str(statement.compile(dialect=self._writer.dialect))  # type: ignore[attr-defined]
 
+    async def add_rows(self, connection: AsyncConnection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert rows by the thousand, their values in the order of the table's columns.
+
+        PostgreSQL takes them by COPY, in the connection's transaction, which must have begun. Elsewhere the statement
+        is compiled once: binding a dict a row would cost as much as storing it.
+        """
+        if self.sqlite:
+            await connection.exec_driver_sql(self.compiled(insert(table)), list(rows))
+            return
+        raw = await connection.get_raw_connection()
+        try:
+            await raw.driver_connection.copy_records_to_table(  # type: ignore[union-attr]
+                table.name, records=rows, columns=[column.name for column in table.columns]
+            )
+        except Exception as error:
+            # The driver's own errors, which SQLAlchemy has not seen.
+            raise self._unavailable(error) from error
+
+    async def bytes(self) -> int:
+        """How much room the database takes: all of it, whoever else keeps things there."""
+        query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        if not self.sqlite:
+            query = "SELECT pg_database_size(current_database())"
+        async with self.reading() as connection:
+            return int(await connection.scalar(text(query)) or 0)
+
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._writer.dispose()
-        if self._reader is not self._writer:
-            await self._reader.dispose()
+        for engine in (self._writer, self._reader, self._patient):
+            await engine.dispose()
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise self._unavailable(error.orig) from error
+        except (SQLAlchemyError, PoolTimeoutError, OSError, TimeoutError) as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: object) -> StoreUnavailable:
+        return StoreUnavailable(f"{self.shown}: {_reason(error)}")
 
 
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        raise StoreUnavailable(_first_line(error.orig)) from error
-    except (SQLAlchemyError, PoolTimeoutError, OSError, TimeoutError) as error:
-        raise StoreUnavailable(_first_line(error)) from error
+def _reason(error: object) -> str:
+    """What a driver says, and what to do about it where that is plain."""
+    said = _CLASS.sub("", str(error).strip().partition("\n")[0]) or type(error).__name__
+    return said + next((f"; {fix}" for part, fix in _FIXES if part in said), "")
 
 
-def _first_line(error: Any) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return text.removeprefix("<class 'asyncpg.exceptions.").strip() or type(error).__name__
+_CLASS: Final = re.compile(r"^<class '[\w.]+'>: ")
+_FIXES: Final = (
+    ("unable to open database file", "see that its directory is there and that this user may write it"),
+    ("readonly database", "see that this user may write it and its directory"),
+    ("disk is full", "free some space: what is not stored waits in the log"),
+    ("file is not a database", "name another file, or restore a backup"),
+    ("malformed", "restore a backup with `hub store restore`"),
+    ("database is locked", "another process writes for long"),
+    ("password authentication failed", "correct user and password in HUB_STORE_URL"),
+    ("does not exist", "create it, or correct HUB_STORE_URL"),
+    ("Connect call failed", "see that PostgreSQL runs there"),
+    ("No space left on device", "free some space: what is not stored waits in the log"),
+)
+
+
+def _postgres(url: URL, timeout_s: float | None, **pool: Any) -> AsyncEngine:
+    import asyncpg
+
+    # The driver reads the address itself, with the options that libpq knows too, like sslmode.
+    address = url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    async def connect() -> Any:
+        try:
+            return await asyncpg.connect(
+                address,
+                timeout=CONNECT_TIMEOUT_S,
+                command_timeout=timeout_s,
+                server_settings={
+                    "application_name": APPLICATION,
+                    # A hub that was stopped in the middle holds up the others for no longer.
+                    "idle_in_transaction_session_timeout": str(int(COMMAND_TIMEOUT_S * 1000)),
+                },
+            )
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            raise ConnectionError(_reason(error)) from error
+
+    return create_async_engine("postgresql+asyncpg://", async_creator=connect, pool_timeout=CONNECT_TIMEOUT_S, **pool)
+
+
+class _Connection(aiosqlite.Connection):
+    """Ends its transaction when it is closed.
+
+    By itself SQLite does so only when the last cursor is gone too; and one that was cancelled lives as long as the
+    exception that tells of it, with the right to write in its hand.
+    """
+
+    def __init__(self, file: str) -> None:
+        super().__init__(
+            # The driver's own transactions begin late and commit early; the engine's "begin" begins them.
+            lambda: sqlite3.connect(file, timeout=0, isolation_level=None, check_same_thread=False),
+            64,
+        )
+        # Nothing waits for it when the interpreter ends.
+        self._thread.daemon = True
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        self._end_transaction()
+        return super().stop()
+
+    async def close(self) -> None:
+        self._end_transaction()
+        await super().close()
+
+    def _end_transaction(self) -> None:
+        if self._connection is not None:
+            self._tx.put_nowait((None, self._connection.rollback))
 
 
 def _sqlite(url: URL, connections: int, begin: str) -> AsyncEngine:
+    file = url.database or ""
+
+    def connect() -> _Connection:
+        return _Connection(file)
+
     engine = create_async_engine(
-        url, pool_size=connections, max_overflow=0, pool_timeout=CONNECT_TIMEOUT_S * 6, connect_args={"timeout": 0}
+        "sqlite+aiosqlite://",
+        async_creator=connect,
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=CONNECT_TIMEOUT_S * 6,
     )
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connected(connection: Any, _: Any) -> None:
-        # The driver's own transactions begin late and commit early; the engine's "begin" below begins them.
-        connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in (
             f"busy_timeout={BUSY_TIMEOUT_MS}",

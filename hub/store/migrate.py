@@ -45,6 +45,17 @@ async def version(database: Database) -> str | None:
         return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
 
 
+async def check(database: Database) -> str | None:
+    """The version of a database that this release can work with or migrate; None for an empty one.
+
+    Raises:
+        StoreVersionError: it was written by a newer release.
+    """
+    held = await version(database)
+    _must_know(held)
+    return held
+
+
 async def migrate(database: Database, to: str = "head") -> str:
     """Bring the database to a version; the version it has then.
 
@@ -52,7 +63,7 @@ async def migrate(database: Database, to: str = "head") -> str:
         StoreVersionError: it was written by a newer release; nothing was changed.
         StoreUnavailable: it cannot be reached; nothing was changed.
     """
-    async with database.writing() as connection:
+    async with database.writing(patient=True) as connection:
         if not database.sqlite:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         return await connection.run_sync(_upgrade, to)
@@ -61,12 +72,8 @@ async def migrate(database: Database, to: str = "head") -> str:
 def _upgrade(connection: Connection, to: str) -> str:
     config = _config()
     held = MigrationContext.configure(connection).get_current_revision()
+    _must_know(held)
     known = versions()
-    if held is not None and held not in known:
-        raise StoreVersionError(
-            f"the store has version {held}, which this release does not know (its newest is {known[-1]}); "
-            "use the release that wrote it, or restore a backup"
-        )
     wanted = known[-1] if to == "head" else to
     if held is not None and known.index(held) > known.index(wanted):
         raise StoreVersionError(f"the store has version {held}; it is never taken back to {wanted}")
@@ -75,3 +82,12 @@ def _upgrade(connection: Connection, to: str) -> str:
         command.upgrade(config, wanted)
         log.info("store_migrated", was=held, now=wanted)
     return wanted
+
+
+def _must_know(held: str | None) -> None:
+    known = versions()
+    if held is not None and held not in known:
+        raise StoreVersionError(
+            f"the store has version {held}, which this release does not know (its newest is {known[-1]}); "
+            "use the release that wrote it, or restore a backup"
+        )

@@ -6,7 +6,10 @@ import structlog
 
 from hub.store.archive import Archive
 from hub.store.database import Database, StoreUnavailable, StoreVersionError
+from hub.store.entities import Entities
+from hub.store.ledger import Ledger
 from hub.store.migrate import migrate
+from hub.store.replays import Replays
 
 log = structlog.get_logger("hub.store")
 
@@ -17,10 +20,18 @@ class Store:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.archive = Archive(database)
+        self.entities = Entities(database)
+        self.ledger = Ledger(database)
+        self.replays = Replays(database)
         self.ok = False
         """Whether the last thing asked of it was done."""
         self.detail = "not opened yet"
         self._migrated = False
+
+    @property
+    def opened(self) -> bool:
+        """Whether it has this release's version."""
+        return self._migrated
 
     async def open(self) -> None:
         """Bring the database to this release's version, unless this was done.

@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 metadata: Final = MetaData()
@@ -82,8 +83,9 @@ events = Table(
     Index("events_by_entity", "tenant_no", "entity", "id_ms", "id_n"),
     postgresql_partition_by="RANGE (id_ms)",
 )
-"""The events. `position` counts a tenant's from 1 without a hole; `hash` is SHA-256 over the previous one's, the place
-and the body. An empty body: the event is stored already, at an earlier place. In PostgreSQL one partition a month."""
+"""The events. `position` counts a tenant's from 1 without a hole; `hash` is SHA-256 over the previous one's and all
+that the row says of the event. An empty body: the event is stored already, at an earlier place. In PostgreSQL one
+partition a month."""
 
 generations = Table(
     "generations",
@@ -141,14 +143,16 @@ deliveries = Table(
     Column("from_n", BigInteger, nullable=False),
     Column("to_ms", BigInteger, nullable=False),
     Column("to_n", BigInteger, nullable=False),
-    # 1 where the range is longer than a minute: those are few, and found by another index.
-    Column("wide", SmallInteger, nullable=False),
-    Column("tenant_no", Integer, nullable=True),
-    Column("event_id", LargeBinary, nullable=True),
+    # How long the range is, in steps: what covers a place ends at most that much after it.
+    Column("width", SmallInteger, nullable=False),
+    Column("tenant_id", String(100), nullable=True),
+    Column("event_id", String(100), nullable=True),
     Column("system", String(64), nullable=True),
     Column("channel", String(20), nullable=True),
     Column("session", String(100), nullable=True),
     Column("name", String(100), nullable=True),
+    # A dead letter's id, a redriven entry's place, a replay's id.
+    Column("ref", String(60), nullable=True),
     Column("hub", String(32), nullable=False),
     Column("interest", Text, nullable=True),
     Column("events", BigInteger, nullable=True),
@@ -156,26 +160,25 @@ deliveries = Table(
     Column("error", Text, nullable=True),
     Column("first_ms", BigInteger, nullable=False),
     Column("last_ms", BigInteger, nullable=False),
-    Index("deliveries_by_place", "partition", "wide", "to_ms", "to_n"),
+    Index("deliveries_by_place", "partition", "width", "to_ms", "to_n"),
     Index("deliveries_by_kind", "kind", "last_ms"),
-    Index("deliveries_by_event", "tenant_no", "event_id"),
 )
-"""The delivery ledger: what became of the events. A row says it of a range where a range says it."""
+"""The delivery ledger: what became of the events. A row says it of a range where a range says it. Tenants by name: a
+hub may write of one that the archive has not seen yet."""
 
 subscribers = Table(
     "subscribers",
     metadata,
     Column("system", String(64), nullable=False),
     Column("name", String(100), nullable=False),
-    Column("tenant_no", Integer, nullable=False),
-    Column("kind", String(20), nullable=False),
-    Column("interest", Text, nullable=True),
-    # The last event that it acknowledged, with everything before it.
+    Column("tenant_id", String(100), nullable=False),
+    Column("interest", Text, nullable=False),
+    # The last event that it acknowledged, with everything before it; 0 where it has only begun.
     Column("sequence", BigInteger, nullable=False),
     Column("id_ms", BigInteger, nullable=False),
     Column("id_n", BigInteger, nullable=False),
     Column("acked_ms", BigInteger, nullable=False),
-    PrimaryKeyConstraint("system", "name", "tenant_no"),
+    PrimaryKeyConstraint("system", "name", "tenant_id"),
 )
 """Who acknowledges events, and how far they came: the durable subscriptions."""
 
@@ -184,14 +187,17 @@ groups = Table(
     metadata,
     Column("name", String(100), nullable=False),
     Column("partition", SmallInteger, nullable=False),
+    # Up to here the group has finished, and that is written down.
     Column("id_ms", BigInteger, nullable=False),
     Column("id_n", BigInteger, nullable=False),
+    # The last dead letter that is written down, and how many the stream had ever had then.
     Column("dead_ms", BigInteger, nullable=False),
     Column("dead_n", BigInteger, nullable=False),
+    Column("dead_count", BigInteger, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     PrimaryKeyConstraint("name", "partition"),
 )
-"""Consumer groups as the ledger last saw them: what they have finished, and which dead letters it has written down."""
+"""Consumer groups as the ledger last saw them."""
 
 replays = Table(
     "replays",
@@ -203,6 +209,13 @@ replays = Table(
     Column("progress", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("updated_ms", BigInteger, nullable=False),
-    Index("replays_by_target", "target", "state"),
+    Index("replays_by_target", "target", "created_ms"),
+    Index(
+        "replays_active",
+        "target",
+        unique=True,
+        sqlite_where=text("state IN ('running', 'paused')"),
+        postgresql_where=text("state IN ('running', 'paused')"),
+    ),
 )
-"""Replays, finished ones too: what was asked for, where it goes, how far it is."""
+"""Replays, finished ones too: what was asked for, where it goes, how far it is. One a target that is not over."""

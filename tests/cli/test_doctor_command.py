@@ -59,7 +59,7 @@ def test_a_running_hub_is_well(hub: HubProcess) -> None:
     assert {line[0] for line in lines} == {"ok"}
     assert [line[1] for line in lines] == [
         *("settings", "data dir", "key", "program", "port", "readyz"),
-        *("redis", "durability", "clock", "groups", "disk"),
+        *("redis", "durability", "clock", "groups", "store", "chain", "archive", "disk"),
     ]
 
 

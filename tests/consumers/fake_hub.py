@@ -19,7 +19,10 @@ from websockets.exceptions import ConnectionClosed
 
 from schemas.cursor import Cursor, StreamId, join, split
 from schemas.errors import Problem
+from schemas.merge_patch import change
 from schemas.patterns import matches
+from schemas.registry import EVENT_TYPES
+from schemas.state import merged
 
 TENANT = "default"
 
@@ -93,6 +96,16 @@ class FakeHub:
     """Store so many publishes without an answer, and cut the connection."""
     publish_problems: list[dict[str, Any]] = field(default_factory=list)
     """Answers to give to the next publishes instead of taking them."""
+    patches: bool = True
+    """Send changes as patches to who asked for that."""
+    page_entities: int = 2
+    """Entities on a page of a snapshot."""
+    cut_in_snapshot: int = 0
+    """Break so many connections after a snapshot's first page."""
+    read_problem: dict[str, Any] | None = None
+    """The answer to questions about states."""
+    hide_events: bool = False
+    """Know no event by its id."""
     gap: dict[str, Any] | None = None
     """A gap frame to send after the next `subscribed`."""
 
@@ -105,6 +118,10 @@ class FakeHub:
         self.acks: list[dict[str, str]] = []
         self.tokens: list[str] = []
         self.polls: list[dict[str, str]] = []
+        self.questions: list[dict[str, str]] = []
+        """What was asked of `GET /snapshot`."""
+        self.fetched: list[str] = []
+        self.sent_bases: list[int | None] = []
         self.upgrades = 0
         self.publishes: list[tuple[str, str]] = []
         """(road, event_id) of every attempt."""
@@ -199,6 +216,11 @@ class FakeHub:
                 start = self.positions.setdefault(tenant, start)
             session.acked[tenant] = start
             session.sent[tenant] = start
+        if frame.get("snapshot"):
+            for tenant in names:
+                session.acked[tenant] = session.sent[tenant] = len(self.history[tenant])
+                if not await self._send_snapshot(session, frame, tenant):
+                    return
         session.subscribe = frame
         gap, self.gap = self.gap, None
         if gap is not None:
@@ -214,6 +236,60 @@ class FakeHub:
         if gap is not None:
             await session.send(op="gap", id=frame["id"], **gap)
         await self._feed(session)
+
+    async def _send_snapshot(self, session: Session, frame: dict[str, Any], tenant: str) -> bool:
+        at = len(self.history[tenant])
+        types = {pattern.partition(".")[0] for pattern in frame["patterns"]}
+        found = [
+            {key: value for key, value in one.items() if key != "tenant_id"}
+            for one in self.states(tenant)
+            if "*" in types or one["type"] in types
+        ]
+        for start in range(0, max(1, len(found)), self.page_entities):
+            more = start + self.page_entities < len(found)
+            await session.send(
+                op="snapshot",
+                id=frame["id"],
+                tenant_id=tenant,
+                entities=found[start : start + self.page_entities],
+                more=more,
+                cursor=None if more else cursor(at, tenant, self.epoch),
+            )
+            if self.cut_in_snapshot:
+                self.cut_in_snapshot -= 1
+                session.socket.transport.abort()
+                return False
+        return True
+
+    def states(self, tenant: str, upto: int | None = None) -> list[dict[str, Any]]:
+        """The states of a tenant's entities, after its events up to a revision."""
+        held: dict[tuple[str, str], dict[str, Any]] = {}
+        for sequence, event in enumerate(self.history[tenant], 1):
+            key = (event["type"], event["entity"])
+            if upto is not None and event["revision"] > upto:
+                continue
+            data = merged(held.get(key, {}).get("data", {}), event["data"], EVENT_TYPES[event["type"]].transient)
+            held[key] = {
+                "tenant_id": tenant,
+                "type": event["type"],
+                "entity": event["entity"],
+                "revision": event["revision"],
+                "sequence": sequence,
+                "data": data,
+            }
+        return list(held.values())
+
+    def _changed(self, sequence: int, tenant: str) -> tuple[int | None, dict[str, Any]]:
+        """An event as a patch of the one before it, if that is of the same type."""
+        event = self.history[tenant][sequence - 1]
+        for earlier in self.history[tenant][: sequence - 1]:
+            same = all(earlier[name] == event[name] for name in ("type", "entity"))
+            if same and earlier["revision"] == event["revision"] - 1:
+                kind = EVENT_TYPES[event["type"]]
+                patch = change(earlier["data"], event["data"], kind.transient | set(kind.entity_fields))
+                if patch is not None:
+                    return earlier["revision"], event | {"data": patch}
+        return None, event
 
     async def _feed(self, session: Session) -> None:
         if session.subscribe is None:
@@ -232,6 +308,10 @@ class FakeHub:
         assert session.subscribe is not None
         if any(matches(pattern, event["type"], event["action"]) for pattern in session.subscribe["patterns"]):
             place = cursor(sequence, tenant, self.epoch)
+            if session.subscribe.get("changes_only") and self.patches:
+                base, event = self._changed(sequence, tenant)
+                self.sent_bases.append(base)
+                more |= {} if base is None else {"base_revision": base}
             await session.send(op="event", cursor=place, sequence=sequence, event=event, **more)
 
     async def _on_ack(self, session: Session, frame: dict[str, Any]) -> None:
@@ -344,8 +424,57 @@ class FakeHub:
                 await _respond(writer, 201, json.dumps(answer).encode())
         else:
             query = {key: values[0] for key, values in parse_qs(urlsplit(target).query).items()}
+            path = urlsplit(target).path.removeprefix("/api/v1/")
+            if path.startswith("events/"):
+                await self._answer_event(path.removeprefix("events/"), query["tenant"], writer)
+                return
+            if path == "snapshot":
+                await self._answer_states(query, writer)
+                return
             self.polls.append(query)
             await _respond(writer, 200, json.dumps(await self._page(query)).encode())
+
+    async def _answer_event(self, event_id: str, tenant: str, writer: asyncio.StreamWriter) -> None:
+        self.fetched.append(event_id)
+        for sequence, event in enumerate(self.history[tenant], 1):
+            if event["event_id"] == event_id and not self.hide_events:
+                found = {"cursor": cursor(sequence, tenant), "sequence": sequence, "event": event}
+                await _respond(writer, 200, json.dumps(found).encode())
+                return
+        await _problem(writer, Problem("not_found").body())
+
+    async def _answer_states(self, query: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        self.questions.append(query)
+        if self.read_problem is not None:
+            await _problem(writer, self.read_problem)
+            return
+        if "revision" not in query:
+            tenants = [query["tenant"]] if "tenant" in query else self.tenants
+            found = [
+                one
+                for tenant in tenants
+                for one in self.states(tenant)
+                if "type" not in query or one["type"] in query["type"].split(",")
+            ]
+            start = int(query.get("after", 0))
+            end = start + self.page_entities
+            page = {
+                "entities": found[start:end],
+                "next": str(end) if end < len(found) else None,
+                "more": end < len(found),
+                "cursor": join([cursor(len(self.history[tenant]), tenant) for tenant in tenants]),
+            }
+            await _respond(writer, 200, json.dumps(page).encode())
+            return
+        found = [
+            one
+            for one in self.states(query["tenant"], int(query["revision"]))
+            if (one["type"], one["entity"]) == (query["type"], query["entity"])
+        ]
+        if found:
+            await _respond(writer, 200, json.dumps({"entities": found}).encode())
+        else:
+            await _problem(writer, Problem("not_found").body())
 
     async def _page(self, query: dict[str, str]) -> dict[str, Any]:
         names = [query["tenant"]] if "tenant" in query else self.tenants

@@ -91,6 +91,17 @@ async def test_an_effect_happens_once(open_inbox: Open) -> None:
     assert await effects(inbox) == ["a"]
 
 
+async def test_each_replay_of_an_event_is_an_effect_of_its_own(open_inbox: Open) -> None:
+    """Once each, beside the effect of its first delivery."""
+    inbox = await open_inbox()
+    one = event()
+    happened = []
+    for replay in (None, "r-1", None, "r-2", "r-1"):
+        async with inbox.transaction(one, replay) as tx:
+            happened.append(tx is not None)
+    assert happened == [True, True, False, True, False]
+
+
 async def test_statements_tell_rows(open_inbox: Open) -> None:
     """`execute` counts the rows it changed, `fetch` returns tuples; a parameter may stand twice."""
     inbox = await open_inbox()

@@ -79,6 +79,12 @@ class House:
                 assert (await socket.next())["op"] == "welcome"
             yield socket
 
+    async def archived(self, *receipts: dict[str, Any], tenant: str = "default") -> None:
+        """Until the store has these events, and has acknowledged them."""
+        last = max(receipt["sequence"] for receipt in receipts)
+        heads = self.hub.store.archive.heads
+        await self.until(lambda: tenant in heads() and heads()[tenant].sequence >= last)
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for something that is about to be true, by turns of the loop."""
         async with asyncio.timeout(WAIT_S):

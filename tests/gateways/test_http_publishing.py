@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -157,15 +158,26 @@ async def test_out_of_memory_is_said_and_passes(house: House) -> None:
     assert ready.status_code == 200
 
 
-async def test_a_flushed_server_is_begun_anew(house: House) -> None:
-    """After FLUSHALL publishing goes on in a new epoch, with groups made again, and old cursors get a gap."""
-    (before,) = await house.publish(house.reservation("R1"))
-    await house.hub.log.source.client.flushall()
-    (after,) = await house.publish(house.reservation("R2"))
-    assert after["sequence"] == 1
-    page = (await house.http.get("/events", params={"after": before["cursor"]}, headers=house.headers())).json()
-    assert page["gap"]["reason"] == "epoch"
-    assert [one["cursor"] for one in page["events"]] == [after["cursor"]]
+@pytest.mark.parametrize("archived", [True, False])
+async def test_a_flushed_server_is_begun_anew(start: Callable[..., Any], archived: bool) -> None:
+    """After FLUSHALL publishing goes on in a new epoch, with groups made again. What was archived is still there, and
+    the numbers go on; what was not is gone, and old cursors get a gap."""
+    async with start(roles=("gateway", "archiver") if archived else ("gateway",)) as house:
+        (before,) = await house.publish(house.reservation("R1"))
+        if archived:
+            await house.archived(before)
+        await house.hub.log.source.client.flushall()
+        (after,) = await house.publish(house.reservation("R2"))
+        again = (await house.post(house.reservation("R1", event_id=before["event_id"]))).json()
+        assert (after["sequence"], again["duplicate"]) == ((2, True) if archived else (1, False))
+        page = (await house.http.get("/events", params={"after": before["cursor"]}, headers=house.headers())).json()
+        assert page.get("gap", {}).get("reason") == (None if archived else "epoch")
+        assert page["events"][0]["cursor"] == after["cursor"]
+        await check_groups(house)
+
+
+async def check_groups(house: House) -> None:
+    """Every configured group is there."""
     groups = (await house.http.get("/groups", headers=house.headers(scopes=["ops"]))).json()["groups"]
     assert {group["group"] for group in groups} >= {"archiver", "webhooks", "hotel-pms", "hotel-saas", "hotel-member"}
 

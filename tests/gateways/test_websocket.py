@@ -252,7 +252,7 @@ async def test_gaps_are_told(house: House) -> None:
     (receipt,) = await house.publish(house.reservation())
     (other,) = await house.publish(house.reservation(tenant_id="b"), tenants=["b"])
     future = Cursor.decode(receipt["cursor"])._replace(sequence=99, id=StreamId(2**42, 0)).encode()
-    epoch = Cursor.decode(receipt["cursor"])._replace(epoch=5).encode()
+    epoch = Cursor.decode(receipt["cursor"])._replace(epoch=5, id=StreamId(7, 7)).encode()
     async with house.socket() as socket:
         for id, after, reason in ((1, future, "future"), (2, epoch, "epoch")):
             answer = await socket.ask("subscribe", id=id, patterns=["*"], after=after)
@@ -268,8 +268,29 @@ async def test_gaps_are_told(house: House) -> None:
         await socket.quiet()
 
 
-async def test_a_flushed_log_is_a_gap_for_live_subscribers(house: House) -> None:
-    """When the server is emptied under live subscriptions they hear `gap` with `epoch`, then the new events."""
+async def test_a_flushed_log_goes_on_for_live_subscribers_where_it_was_archived(house: House) -> None:
+    """When the server is emptied under live subscriptions that have all there was, the next number follows."""
+    receipts = await house.publish(house.reservation(), house.reservation())
+    async with house.socket() as socket:
+        await socket.ask("subscribe", id=1, patterns=["*"])
+        await house.archived(*receipts)
+        await house.hub.log.source.client.flushall()
+        await house.publish(house.reservation("R7"))
+        assert sequences(await socket.take(1)) == [3]
+    async with house.socket() as socket:
+        answer = await socket.ask("subscribe", id=1, patterns=["*"], after=receipts[0]["cursor"])
+        assert answer["recovered"] is True
+        assert sequences(await socket.take(2)) == [2, 3]
+
+
+async def test_a_flushed_log_is_a_gap_for_live_subscribers(start: Callable[..., Any]) -> None:
+    """When what the server had is nowhere else, live subscriptions hear `gap` with `epoch`, then the new events."""
+    async with start(roles=("gateway",)) as house:
+        await flushed_under(house)
+
+
+async def flushed_under(house: House) -> None:
+    """Empty the server under a live subscription, and listen."""
     await house.publish(house.reservation(), house.reservation())
     async with house.socket() as socket:
         await socket.ask("subscribe", id=1, patterns=["*"])
@@ -310,7 +331,6 @@ async def test_unknown_things_are_errors_not_ends(house: House) -> None:
         assert (await socket.ask("subscribe", id=1, patterns=[]))["code"] == "invalid_request"
         assert (await socket.ask("subscribe", patterns=["*"]))["errors"][0]["path"] == "id"
         assert (await socket.ask("subscribe", id=True, patterns=["*"]))["code"] == "invalid_request"
-        assert (await socket.ask("subscribe", id=1, patterns=["*"], snapshot=True))["code"] == "unavailable_feature"
         assert (await socket.ask("ack", cursors={"default": "x"}))["op"] == "error"
         await socket.connection.send("[1,2]")
         assert (await socket.next())["code"] == "unknown_op"

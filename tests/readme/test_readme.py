@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from hub.app import _BUILT
 from hub.cli.main import app
-from hub.gateways.http import documents, events, operations
+from hub.gateways.http import deliveries, documents, events, operations
 from hub.settings import Settings
 from hub.telemetry import Metrics
 from schemas.asyncapi import CLOSE_MEANINGS
@@ -154,7 +154,14 @@ def test_types_are_all_there() -> None:
 
 def test_routes_exist() -> None:
     """Paths of the text are the hub's."""
-    routers = (events.router, operations.router, operations.health, documents.router, documents.schema_routes)
+    routers = (
+        events.router,
+        deliveries.router,
+        operations.router,
+        operations.health,
+        documents.router,
+        documents.schema_routes,
+    )
     known = {route.path for router in routers for route in router.routes} | {"/ws"}
     named = {re.split("[?\"' ]", path)[0] for path in re.findall(r"(?:localhost:3400|`)(/[a-z][^\s`)]*)", README)}
     named = {path.removeprefix("/api/v1") for path in named if not path.startswith(("/path", "/opt"))}

@@ -33,6 +33,7 @@ from hub.services.archiver import Archiver
 from hub.services.dispatcher import Dispatcher
 from hub.services.feed import Feed
 from hub.services.history import History
+from hub.services.projector import Projector
 from hub.store.database import Database, store_url
 from hub.store.store import Store
 from hub.telemetry import Metrics
@@ -158,6 +159,7 @@ class Rig:
         self.dispatcher = Dispatcher(self.log, self.metrics, reopen=self.reopen)
         self.dispatcher.on_gap = self._gap
         self.history = History(self.log, self.store)
+        self.projector = Projector(self.store)
         self.archiver = Archiver(self.log, self.store, self.dispatcher, self.metrics, archive_days=400)
         await self.dispatcher.start()
         return self
@@ -166,6 +168,12 @@ class Rig:
         """Archive all that was published, and acknowledge it."""
         await self.routed()
         while await self.archiver.round():
+            pass
+
+    async def project(self) -> None:
+        """Archive everything, and bring the entities' states up with it."""
+        await self.archive()
+        while await self.projector.round():
             pass
 
     async def trim(self) -> None:
@@ -264,6 +272,7 @@ class Connection:
         self.events: list[Any] = []
         self.gaps: list[Any] = []
         self.notices: list[Any] = []
+        self.snapshots: list[Any] = []
         self.subscribed: dict[Any, Any] = {}
         self.window = window
         self.open: dict[Any, Held] = {}
@@ -308,6 +317,8 @@ class Connection:
             self.gaps.append(message)
         elif op == "notice":
             self.notices.append(message)
+        elif op == "snapshot":
+            self.snapshots.append(orjson.loads(orjson.dumps(message)))
         else:
             self.faults.append(AssertionError(message))
 

@@ -41,7 +41,8 @@ async def test_a_subscriber_does_not_notice_where_the_stream_begins(
     rig: Rig, log_server: LogServer, monkeypatch: pytest.MonkeyPatch, after: Any, tenants: tuple[str, ...]
 ) -> None:
     """From the archive into the stream and live: every event once, in order, without a gap, from any cursor."""
-    monkeypatch.setattr(feed, "CHUNK", 7)
+    monkeypatch.setattr(feed, "PAGE", 7)
+    monkeypatch.setattr(feed, "SLICE", 3)
     hub = await archived_and_trimmed(rig, log_server)
     try:
         one = hub.connection(claims(tenants))

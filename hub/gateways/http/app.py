@@ -13,8 +13,9 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hub.gateways.http import documents, events, operations
+from hub.gateways.http import deliveries, documents, events, operations, replays, snapshots
 from hub.gateways.http.context import Services, problem_response
+from hub.store.database import StoreUnavailable
 from schemas.errors import FieldError, Problem
 
 log = structlog.get_logger("hub.http")
@@ -26,13 +27,17 @@ def create_app(services: Services, version: str) -> ASGIApp:
     app = FastAPI(title="Hotel event hub", version=version, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.services = services
     app.include_router(events.router, prefix="/api/v1")
+    app.include_router(deliveries.router, prefix="/api/v1")
+    app.include_router(snapshots.router, prefix="/api/v1")
     app.include_router(operations.router, prefix="/api/v1")
+    app.include_router(replays.router, prefix="/api/v1")
     app.include_router(operations.health)
     app.include_router(documents.schema_routes)
     app.include_router(documents.router)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(StoreUnavailable, _no_store)
     app.add_exception_handler(RedisError, _unavailable)
     app.add_exception_handler(OSError, _unavailable)
     app.add_exception_handler(Exception, _failed)
@@ -65,6 +70,11 @@ async def _http(_: Request, error: Exception) -> Response:
 async def _unavailable(_: Request, error: Exception) -> Response:
     log.warning("log_not_reached", error=str(error) or type(error).__name__)
     return problem_response(Problem("log_unavailable", "the log cannot be reached now; ask again"))
+
+
+async def _no_store(_: Request, error: Exception) -> Response:
+    log.warning("store_not_reached", error=str(error))
+    return problem_response(Problem("store_unavailable"))
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -5,23 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import Depends, Request
 from fastapi.responses import Response
+from pydantic import TypeAdapter, ValidationError
 
+from hub.core.entry import Entry
 from hub.log.dead_letters import DeadLetters
 from hub.log.stream_log import StreamLog
 from hub.log.tenants import Tenants
 from hub.security.tokens import Claims, Tokens
+from hub.services.deliveries import Deliveries
+from hub.services.ledger import Recorder
 from hub.services.publisher import Publisher
-from hub.services.reader import Reader
+from hub.services.reader import Query, Reader
+from hub.services.replay_jobs import ReplayJobs
+from hub.services.snapshots import Snapshots
 from hub.telemetry import Metrics
 from schemas.errors import FieldError, Problem
-from schemas.frames import MAX_BODY_BYTES
+from schemas.frames import MAX_BODY_BYTES, Pattern
 
 BODY_TIMEOUT_S: Final = 30.0
+_pattern: TypeAdapter[str] = TypeAdapter(Pattern)
 
 
 @dataclass(slots=True)
@@ -37,12 +45,17 @@ class Services:
     metrics: Metrics
     readiness: Callable[[], dict[str, Any]]
     metrics_page: Callable[[], bytes]
+    recorder: Recorder
+    deliveries: Deliveries
+    replays: ReplayJobs
+    snapshots: Snapshots
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def delivered(self, channel: str, system: str, events: int) -> None:
-        """Count events written by another channel than WebSocket."""
-        if events:
-            self.metrics.deliveries.labels(channel, system, "sent").inc(events)
+    def delivered(self, channel: str, system: str, query: Query, entries: Sequence[Entry]) -> None:
+        """Note a page that was given by another channel than WebSocket."""
+        if entries:
+            self.metrics.deliveries.labels(channel, system, "sent").inc(len(entries))
+            self.recorder.polled(system, channel, query.interest, entries, query.from_ms, query.to_ms)
 
 
 async def services(request: Request) -> Services:
@@ -113,6 +126,39 @@ def problem_response(problem: Problem) -> Response:
 def listed(values: Sequence[str]) -> list[str]:
     """A list parameter, given several times or with commas."""
     return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def patterns_of(values: Sequence[str]) -> list[str]:
+    """A list parameter of patterns.
+
+    Raises:
+        Problem: one of them is none.
+    """
+    wanted = listed(values)
+    for pattern in wanted:
+        try:
+            _pattern.validate_python(pattern)
+        except ValidationError:
+            raise wrong("patterns", f"{pattern!r} is not `type.action`, `type.*` or `*`") from None
+    return wanted
+
+
+def instant(name: str, value: str | None) -> int | None:
+    """A parameter that is an instant, as Unix ms.
+
+    Raises:
+        Problem: it is none, or without an offset.
+    """
+    if value is None:
+        return None
+    try:
+        # In a query string an unescaped + is a space.
+        moment = datetime.fromisoformat(value.replace(" ", "+"))
+    except ValueError:
+        raise wrong(name, "must be an ISO 8601 instant, like 2026-07-15T10:04:00Z") from None
+    if moment.tzinfo is None:
+        raise wrong(name, "must carry an offset, like Z or %2B09:00")
+    return int(moment.timestamp() * 1000)
 
 
 def wrong(parameter: str, message: str) -> Problem:

@@ -5,26 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import TypeAdapter, ValidationError
 
-from hub.gateways.http.context import Asking, Hub, Services, body, json, listed, wrong
+from hub.gateways.http.context import Asking, Hub, Services, body, instant, json, listed, patterns_of, wrong
 from hub.security.tokens import Claims
 from hub.services import reader
 from schemas import strict_json
 from schemas.errors import Problem, invalid_event
-from schemas.frames import MAX_BATCH_EVENTS, MAX_PAGE, MAX_WAIT_S, Pattern, Receipt
+from schemas.frames import MAX_BATCH_EVENTS, MAX_PAGE, MAX_WAIT_S, Receipt
 
 KEEP_ALIVE_S: Final = 15.0
 STREAM_PAGE: Final = 500
 
 router = APIRouter(tags=["events"])
-_pattern: TypeAdapter[str] = TypeAdapter(Pattern)
 
 _EVENT = {"$ref": "#/components/schemas/Event"}
 _PUBLISHED: dict[int | str, dict[str, Any]] = {
@@ -133,26 +130,8 @@ async def _filter(
     from_: Annotated[str | None, Query(alias="from", description="recorded_at at or after this instant")] = None,
     to: Annotated[str | None, Query(description="recorded_at before this instant")] = None,
 ) -> Filter:
-    wanted = listed(patterns)
-    for pattern in wanted:
-        try:
-            _pattern.validate_python(pattern)
-        except ValidationError:
-            raise wrong("patterns", f"{pattern!r} is not `type.action`, `type.*` or `*`") from None
-    return Filter(after, wanted, listed(tenant), listed(entity), _instant("from", from_), _instant("to", to))
-
-
-def _instant(name: str, value: str | None) -> int | None:
-    if value is None:
-        return None
-    try:
-        # In a query string an unescaped + is a space.
-        moment = datetime.fromisoformat(value.replace(" ", "+"))
-    except ValueError:
-        raise wrong(name, "must be an ISO 8601 instant, like 2026-07-15T10:04:00Z") from None
-    if moment.tzinfo is None:
-        raise wrong(name, "must carry an offset, like Z or %2B09:00")
-    return int(moment.timestamp() * 1000)
+    wanted = patterns_of(patterns)
+    return Filter(after, wanted, listed(tenant), listed(entity), instant("from", from_), instant("to", to))
 
 
 def _number(name: str, text: str | None, default: float, low: float, high: float) -> float:
@@ -180,7 +159,7 @@ async def list_events(
         page = await hub.reader.wait(claims, query, seconds, hub.stopping)
     else:
         page = await hub.reader.page(claims, query)
-    hub.delivered("poll", claims.system, len(page.entries))
+    hub.delivered("poll", claims.system, query, page.entries)
     return json(page.body(claims.view))
 
 
@@ -229,7 +208,7 @@ async def _server_sent(hub: Services, claims: Claims, query: reader.Query, page:
             )
         pieces.append(b"id: %b\n: at %b\n\n" % (page.next.encode(), page.next.encode()))
         yield b"".join(pieces)
-        hub.delivered("sse", claims.system, len(page.entries))
+        hub.delivered("sse", claims.system, query, page.entries)
         if hub.stopping.is_set() or hub.tokens.expired(claims):
             return
         query = replace(query, after=page.next)

@@ -97,7 +97,7 @@ class Chosen(BaseModel):
 _CHOSEN = {"requestBody": {"required": True, "content": {"application/json": {"schema": Chosen.model_json_schema()}}}}
 
 
-async def _chosen(request: Request, hub: Services, claims: Claims) -> tuple[str, list[str]]:
+async def _chosen(request: Request, hub: Services, claims: Claims) -> tuple[str, list[DeadLetter]]:
     claims.require("ops")
     try:
         chosen = Chosen.model_validate(strict_json.loads(await body(request)))
@@ -106,28 +106,33 @@ async def _chosen(request: Request, hub: Services, claims: Claims) -> tuple[str,
         raise Problem("invalid_request", f"{found[0].path}: {found[0].message}", found) from None
     if chosen.ids is None:
         tenants = None if claims.all_tenants else claims.tenants
-        return chosen.group, [letter.id for letter in await hub.dead_letters.listed(chosen.group, 1000, tenants)]
+        return chosen.group, await hub.dead_letters.listed(chosen.group, 1000, tenants)
     mine = []
     for id in chosen.ids:
         letter = await hub.dead_letters.get(chosen.group, id)
         # Another hotel's letter is not there for this token.
         if letter is not None and claims.holds(letter.tenant_id):
-            mine.append(id)
+            mine.append(letter)
     return chosen.group, mine
 
 
 @router.post("/dead-letters/redrive", openapi_extra=_CHOSEN)
 async def redrive(request: Request, hub: Hub, claims: Asking) -> Response:
     """Hand dead letters to their group again. Repeating it moves nothing twice. Scope `ops`."""
-    group, ids = await _chosen(request, hub, claims)
-    return json({"redriven": await hub.dead_letters.redrive(group, ids)})
+    group, letters = await _chosen(request, hub, claims)
+    moved = await hub.dead_letters.redrive(group, [letter.id for letter in letters])
+    hub.recorder.redriven(letters, moved)
+    return json({"redriven": len(moved)})
 
 
 @router.post("/dead-letters/discard", openapi_extra=_CHOSEN)
 async def discard(request: Request, hub: Hub, claims: Asking) -> Response:
     """Remove dead letters for good; their events stay in the log. Scope `ops`."""
-    group, ids = await _chosen(request, hub, claims)
-    return json({"discarded": await hub.dead_letters.discard(group, ids)})
+    group, letters = await _chosen(request, hub, claims)
+    removed = await hub.dead_letters.discard(group, [letter.id for letter in letters])
+    if removed == len(letters):
+        hub.recorder.discarded(letters)
+    return json({"discarded": removed})
 
 
 @router.get("/tenants")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alembic import op
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, PrimaryKeyConstraint, SmallInteger, String, Text
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, PrimaryKeyConstraint, SmallInteger, String, Text, text
 
 revision = "0003"
 down_revision = "0002"
@@ -20,13 +20,14 @@ def upgrade() -> None:
         Column("from_n", BigInteger, nullable=False),
         Column("to_ms", BigInteger, nullable=False),
         Column("to_n", BigInteger, nullable=False),
-        Column("wide", SmallInteger, nullable=False),
-        Column("tenant_no", Integer, nullable=True),
-        Column("event_id", LargeBinary, nullable=True),
+        Column("width", SmallInteger, nullable=False),
+        Column("tenant_id", String(100), nullable=True),
+        Column("event_id", String(100), nullable=True),
         Column("system", String(64), nullable=True),
         Column("channel", String(20), nullable=True),
         Column("session", String(100), nullable=True),
         Column("name", String(100), nullable=True),
+        Column("ref", String(60), nullable=True),
         Column("hub", String(32), nullable=False),
         Column("interest", Text, nullable=True),
         Column("events", BigInteger, nullable=True),
@@ -35,21 +36,19 @@ def upgrade() -> None:
         Column("first_ms", BigInteger, nullable=False),
         Column("last_ms", BigInteger, nullable=False),
     )
-    op.create_index("deliveries_by_place", "deliveries", ["partition", "wide", "to_ms", "to_n"])
+    op.create_index("deliveries_by_place", "deliveries", ["partition", "width", "to_ms", "to_n"])
     op.create_index("deliveries_by_kind", "deliveries", ["kind", "last_ms"])
-    op.create_index("deliveries_by_event", "deliveries", ["tenant_no", "event_id"])
     op.create_table(
         "subscribers",
         Column("system", String(64), nullable=False),
         Column("name", String(100), nullable=False),
-        Column("tenant_no", Integer, nullable=False),
-        Column("kind", String(20), nullable=False),
-        Column("interest", Text, nullable=True),
+        Column("tenant_id", String(100), nullable=False),
+        Column("interest", Text, nullable=False),
         Column("sequence", BigInteger, nullable=False),
         Column("id_ms", BigInteger, nullable=False),
         Column("id_n", BigInteger, nullable=False),
         Column("acked_ms", BigInteger, nullable=False),
-        PrimaryKeyConstraint("system", "name", "tenant_no"),
+        PrimaryKeyConstraint("system", "name", "tenant_id"),
     )
     op.create_table(
         "groups",
@@ -59,6 +58,7 @@ def upgrade() -> None:
         Column("id_n", BigInteger, nullable=False),
         Column("dead_ms", BigInteger, nullable=False),
         Column("dead_n", BigInteger, nullable=False),
+        Column("dead_count", BigInteger, nullable=False),
         Column("at_ms", BigInteger, nullable=False),
         PrimaryKeyConstraint("name", "partition"),
     )
@@ -72,4 +72,6 @@ def upgrade() -> None:
         Column("created_ms", BigInteger, nullable=False),
         Column("updated_ms", BigInteger, nullable=False),
     )
-    op.create_index("replays_by_target", "replays", ["target", "state"])
+    op.create_index("replays_by_target", "replays", ["target", "created_ms"])
+    active = text("state IN ('running', 'paused')")
+    op.create_index("replays_active", "replays", ["target"], unique=True, sqlite_where=active, postgresql_where=active)

@@ -1,0 +1,426 @@
+"""From the ledger's rows to what became of an event.
+
+A row speaks of a range of places in one partition, of all events in it that its interest asks for. It never says more
+than what happened; what it does not say did not happen, as far as anybody knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, cast
+
+import orjson
+
+from hub.core.entry import Entry
+from hub.core.routing import Interest, may_see
+from schemas.cursor import StreamId
+from schemas.delivery import DeliveryStatus, EventDeliveryLog, EventTrace, Step, SystemDelivery, SystemStatus, TraceStep
+from schemas.types import HOTEL_MEMBER, HOTEL_PMS, HOTEL_SAAS
+
+WIDTHS_MS: Final = (60_000, 3_600_000, 86_400_000, 40 * 86_400_000)
+"""Steps of a range's length: what covers a place is looked for within one step after it."""
+MAX_STEPS: Final = 1000
+_SYSTEMS: Final = frozenset({HOTEL_PMS, HOTEL_SAAS, HOTEL_MEMBER})
+_LARGEST: Final = (1 << 62) - 1
+_TO_READERS: Final = frozenset({"sent", "caught_up", "polled", "acked"})
+_OF_GROUPS: Final = frozenset({"handled", "retried", "dead_lettered", "redriven", "discarded"})
+_ORDER: Final[Mapping[str, int]] = {"routed": 0, "acked": 2, "handled": 2}
+"""Of what is noted for the same moment, what comes first."""
+_STEPS: Final[Mapping[str, str]] = {"acked": "acknowledged"}
+
+
+class Row(NamedTuple):
+    """One row of the ledger, in the order of its table's columns. Times are Unix ms.
+
+    `kind`: routed (the hub fanned the range out), sent (to a live connection), caught_up (to one that was behind),
+    polled (given by HTTP), acked (a durable subscription did), handled (a consumer group finished the range), retried,
+    dead_lettered, redriven (`session` is the letter's id, `ref` its place in the group's own stream, `attempts` 1 once
+    the group finished it there), discarded, replayed.
+    """
+
+    id: bytes
+    kind: str
+    partition: int
+    from_ms: int
+    from_n: int
+    to_ms: int
+    to_n: int
+    width: int
+    tenant_id: str | None
+    event_id: str | None
+    system: str | None
+    channel: str | None
+    session: str | None
+    name: str | None
+    ref: str | None
+    hub: str
+    interest: str | None
+    events: int | None
+    attempts: int | None
+    error: str | None
+    first_ms: int
+    last_ms: int
+
+    @property
+    def first(self) -> StreamId:
+        """The first place of the range."""
+        return StreamId(self.from_ms, self.from_n)
+
+    @property
+    def last(self) -> StreamId:
+        """The last place of the range."""
+        return StreamId(self.to_ms, self.to_n)
+
+
+def width(first: StreamId, last: StreamId) -> int:
+    """The step of a range's length."""
+    length = last.ms - first.ms
+    return next((step for step, limit in enumerate(WIDTHS_MS) if length <= limit), len(WIDTHS_MS))
+
+
+def row(
+    id: bytes,
+    kind: str,
+    partition: int,
+    first: StreamId,
+    last: StreamId,
+    *,
+    hub: str,
+    first_ms: int,
+    last_ms: int | None = None,
+    tenant_id: str | None = None,
+    event_id: str | None = None,
+    system: str | None = None,
+    channel: str | None = None,
+    session: str | None = None,
+    name: str | None = None,
+    ref: str | None = None,
+    interest: str | None = None,
+    events: int | None = None,
+    attempts: int | None = None,
+    error: str | None = None,
+) -> Row:
+    """A row over a range of places, both ends included."""
+    return Row(
+        id,
+        kind,
+        partition,
+        first.ms,
+        min(first.n, _LARGEST),
+        last.ms,
+        min(last.n, _LARGEST),
+        width(first, last),
+        tenant_id,
+        event_id,
+        system,
+        channel,
+        session,
+        name,
+        ref,
+        hub,
+        interest,
+        events,
+        attempts,
+        error,
+        first_ms,
+        first_ms if last_ms is None else last_ms,
+    )
+
+
+# -- interests ----------------------------------------------------------------------------------------------------
+
+
+def interest_text(interests: Iterable[Interest], from_ms: int | None = None, to_ms: int | None = None) -> str:
+    """What was asked for, as a row holds it; times of recorded_at, from inclusive, to exclusive."""
+    asked = []
+    for one in interests:
+        said: dict[str, Any] = {"patterns": sorted(one.patterns)}
+        if one.tenants is not None:
+            said["tenants"] = sorted(one.tenants)
+        if one.entities is not None:
+            said["entities"] = sorted(one.entities)
+        if from_ms is not None:
+            said["from"] = from_ms
+        if to_ms is not None:
+            said["to"] = to_ms
+        asked.append(said)
+    return orjson.dumps(asked).decode()
+
+
+@lru_cache(maxsize=2048)
+def _asked(text: str) -> tuple[tuple[Interest, int, int], ...]:
+    return tuple(
+        (
+            Interest(_set(said.get("tenants")), frozenset(said["patterns"]), _set(said.get("entities"))),
+            said.get("from", 0),
+            said.get("to", _LARGEST),
+        )
+        for said in orjson.loads(text)
+    )
+
+
+def _set(values: list[str] | None) -> frozenset[str] | None:
+    return None if values is None else frozenset(values)
+
+
+def asks_for(interest: str, entry: Entry) -> bool:
+    """Whether what a row holds as its interest asks for an event."""
+    return any(
+        start <= entry.timestamp_ms < end and one.wants(entry.tenant_id, entry.type, entry.action, entry.entity)
+        for one, start, end in _asked(interest)
+    )
+
+
+def is_about(row: Row, partition: int, entry: Entry) -> bool:
+    """Whether a row speaks of an event."""
+    if row.partition != partition or not row[3:5] <= entry.id <= row[5:7]:
+        return False
+    if row.tenant_id is not None and row.tenant_id != entry.tenant_id:
+        return False
+    if row.event_id is not None and row.event_id != entry.event_id:
+        return False
+    if row.kind in _TO_READERS and not may_see(row.system or "", entry.targets):
+        return False
+    if row.kind in _OF_GROUPS and row.name in _SYSTEMS and row.name not in entry.targets:
+        # The group finishes by passing over what is not for its system.
+        return False
+    return row.interest is None or asks_for(row.interest, entry)
+
+
+def by_event(rows: Iterable[Row], partition: int, entries: Sequence[Entry]) -> list[list[Row]]:
+    """For each of the entries, which are in order, the rows that speak of it."""
+    waiting = sorted(rows, key=lambda row: row[3:5], reverse=True)
+    covering: list[Row] = []
+    found = []
+    for entry in entries:
+        while waiting and waiting[-1][3:5] <= entry.id:
+            covering.append(waiting.pop())
+        covering = [row for row in covering if row[5:7] >= entry.id]
+        found.append([row for row in covering if is_about(row, partition, entry)])
+    return found
+
+
+# -- status -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """A durable subscription, and up to where it acknowledged a tenant's events."""
+
+    system: str
+    name: str
+    tenant_id: str
+    interest: str
+    sequence: int
+    id: StreamId
+    acked_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Come:
+    """How far an event has come with one system."""
+
+    status: SystemStatus
+    at_ms: int | None = None
+    retries: int = 0
+    error: str | None = None
+
+
+def with_group(rows: Sequence[Row], group: str) -> Come | None:
+    """How far an event has come with a consumer group; None when the rows say nothing of it."""
+    mine = [row for row in rows if row.kind in _OF_GROUPS and row.name == group]
+    letters = [row for row in mine if row.kind == "dead_lettered"]
+    redriven = [row for row in mine if row.kind == "redriven"]
+    retried = [row for row in mine if row.kind == "retried"]
+    retries = max((max(0, (row.attempts or 1) - 1) for row in retried + letters), default=0) + len(redriven)
+    discarded = [row for row in mine if row.kind == "discarded"]
+    if not letters and not discarded and not redriven:
+        handled = [row for row in mine if row.kind == "handled"]
+        if handled:
+            return Come("handled", min(row.last_ms for row in handled), retries)
+        return Come("retrying", max(row.last_ms for row in retried), retries) if retried else None
+    # From here on a range that the group finished says nothing: to give up is to finish, too.
+    last = max(letters or discarded or redriven, key=lambda row: row.last_ms)
+    again = {row.session: row for row in redriven}
+    if discarded or any(letter.ref not in again for letter in letters):
+        return Come("failed", last.last_ms, retries, last.error)
+    # Each letter went back to the group; what came of it there is said by rows of the place it went to.
+    done = [row for row in mine if row.kind == "handled" and row.ref in {one.ref for one in redriven}]
+    if done:
+        return Come("handled", max(row.last_ms for row in done), retries, None)
+    return Come("retrying", max(row.last_ms for row in redriven), retries, last.error)
+
+
+def with_system(rows: Sequence[Row], system: str, id: StreamId | None = None) -> Come:
+    """How far an event, at the place `id`, has come with a target system. `rows` are those that speak of it."""
+    group = with_group(rows, system)
+    if group is not None and group.status in ("failed", "retrying"):
+        return group
+    retries = 0 if group is None else group.retries
+    acked = [row.last_ms for row in rows if row.kind == "acked" and row.system == system]
+    if acked:
+        return Come("acknowledged", min(acked), retries)
+    if group is not None:
+        return group
+    sent = [row for row in rows if row.kind in ("sent", "caught_up", "polled") and row.system == system]
+    if sent:
+        return Come("sent", min(_sent_ms(row, rows, id) for row in sent))
+    return Come("waiting")
+
+
+def _sent_ms(sent: Row, rows: Sequence[Row], id: StreamId | None = None) -> int:
+    """When an event within a range was sent: as precise as it was routed, by the same hub."""
+    routed = [row.last_ms for row in rows if row.kind == "routed" and row.hub == sent.hub]
+    if sent.kind == "sent" and routed:
+        return max(sent.first_ms, min(sent.last_ms, min(routed)))
+    return sent.first_ms if sent.first == id else sent.last_ms
+
+
+def whole(statuses: Collection[SystemStatus]) -> DeliveryStatus:
+    """All systems together."""
+    if "failed" in statuses:
+        return "failed"
+    if "retrying" in statuses:
+        return "retrying"
+    return "success" if all(status in ("acknowledged", "handled") for status in statuses) else "pending"
+
+
+def is_outstanding(status: DeliveryStatus, entry: Entry, now_ms: int, outstanding_ms: int) -> bool:
+    """Whether an event has been pending for too long."""
+    return status == "pending" and now_ms - entry.id.ms > outstanding_ms
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a reader of the ledger may see. `masked`: no words that may quote a guest."""
+
+    sessions: bool = True
+    masked: bool = False
+    system: str = ""
+    """The reader's own: its connections are shown in any case."""
+
+
+def log_of(
+    entry: Entry,
+    rows: Sequence[Row],
+    now_ms: int,
+    outstanding_ms: int,
+    view: View = View(),
+    subscribers: Iterable[Subscriber] = (),
+) -> EventDeliveryLog:
+    """The delivery log of an event. `rows` are those that speak of it."""
+    return EventDeliveryLog(**_log(entry, rows, now_ms, outstanding_ms, view, subscribers))
+
+
+def trace_of(
+    entry: Entry,
+    rows: Sequence[Row],
+    now_ms: int,
+    outstanding_ms: int,
+    view: View = View(),
+    subscribers: Iterable[Subscriber] = (),
+) -> EventTrace:
+    """The story of an event. `rows` are those that speak of it."""
+    steps = sorted(
+        ((_step_ms(row, rows, entry), row) for row in rows),
+        key=lambda step: (step[0], _ORDER.get(step[1].kind, 1), step[1].id),
+    )
+    timeline = [TraceStep(at=instant(entry.id.ms), step="appended", system=_source(entry))]
+    timeline += [_step(at, row, view) for at, row in steps[: MAX_STEPS - 1]]
+    said = _log(entry, rows, now_ms, outstanding_ms, view, subscribers)
+    return EventTrace(**said, timeline=timeline, truncated=len(steps) >= MAX_STEPS)
+
+
+def _log(
+    entry: Entry,
+    rows: Sequence[Row],
+    now_ms: int,
+    outstanding_ms: int,
+    view: View,
+    subscribers: Iterable[Subscriber],
+) -> dict[str, Any]:
+    come = {system: with_system(rows, system, entry.id) for system in entry.targets}
+    status = whole([one.status for one in come.values()])
+    failed = [one for one in come.values() if one.error is not None]
+    answered = max((one.at_ms or 0 for one in come.values()), default=entry.id.ms)
+    waiting: dict[str, list[str]] = {system: [] for system, one in come.items() if one.status in ("sent", "waiting")}
+    for one in subscribers:
+        if one.system in waiting and one.tenant_id == entry.tenant_id and asks_for(one.interest, entry):
+            waiting[one.system].append(one.name)
+    happened = [_step_ms(row, rows, entry) for row in rows]
+    return {
+        "event_id": entry.event_id,
+        "tenant_id": entry.tenant_id,
+        "event_type": entry.type,
+        "action": entry.action,
+        "entity": entry.entity,
+        "sequence": entry.sequence,
+        "cursor": entry.cursor,
+        "source_system": _source(entry),
+        "target_systems": list(entry.targets),
+        "delivery_status": status,
+        "delivery_time": max(0, answered - entry.id.ms) if status == "success" else None,
+        "retry_count": sum(one.retries for one in come.values()),
+        "error_message": _words(failed[0].error, view) if failed else None,
+        "timestamp": instant(max([entry.id.ms, *happened])),
+        "recorded_at": instant(entry.timestamp_ms),
+        "outstanding": is_outstanding(status, entry, now_ms, outstanding_ms),
+        "systems": {
+            system: SystemDelivery(
+                status=one.status,
+                # Clocks differ: no answer comes before the event.
+                at=None if one.at_ms is None else instant(max(one.at_ms, entry.id.ms)),
+                retry_count=one.retries,
+                error_message=_words(one.error, view),
+                waiting_for=sorted(waiting.get(system, ())),
+            )
+            for system, one in come.items()
+        },
+    }
+
+
+def _step_ms(row: Row, rows: Sequence[Row], entry: Entry) -> int:
+    """When what a row says happened to an event: the latest it can have been, never before it was stored."""
+    if row.kind in ("sent", "caught_up", "polled"):
+        at = _sent_ms(row, rows, entry.id)
+    elif row.kind in ("routed", "acked", "handled") or row.last != row.first:
+        at = row.last_ms
+    else:
+        at = row.first_ms if row.kind != "retried" else row.last_ms
+    return max(at, entry.id.ms)
+
+
+def _step(at: int, row: Row, view: View) -> TraceStep:
+    shown = view.sessions or (row.system is not None and row.system == view.system)
+    of_group = row.kind in _OF_GROUPS
+    return TraceStep(
+        at=instant(at),
+        step=cast("Step", _STEPS.get(row.kind, row.kind)),
+        system=row.system,
+        group=row.name if of_group else None,
+        channel=row.channel,
+        session=row.session if shown and not of_group else None,
+        name=row.name if shown and not of_group else None,
+        hub=row.hub,
+        ref=row.session if row.kind == "redriven" else row.ref,
+        attempts=row.attempts if row.kind != "redriven" else None,
+        error_message=_words(row.error, view),
+    )
+
+
+def _words(error: str | None, view: View) -> str | None:
+    # The words of an exception may quote the guest.
+    return error.partition(":")[0] if error is not None and view.masked else error
+
+
+def _source(entry: Entry) -> str | None:
+    source = entry.event["data"].get("updated_by_system")
+    return source if isinstance(source, str) else None
+
+
+def instant(ms: int) -> str:
+    """A time in Unix ms as the API shows it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,182 @@
+"""The replays that are not over, as the store has them, read twice a second.
+
+So what is asked of any hub takes effect on the one that runs the replay, and what is asked of this one at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from hub.core.pace import Pace
+from hub.store.database import StoreUnavailable
+from hub.store.replays import Replay, Replays
+from schemas.errors import Problem
+
+POLL_S: Final = 0.5
+
+log = structlog.get_logger("hub.replays")
+
+
+class ReplayWatch:
+    """Owned by the composition root, which awaits `stop`."""
+
+    def __init__(
+        self,
+        replays: Replays,
+        opened: Callable[[], bool],
+        *,
+        wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`opened`: whether the store was brought to this release's version; before that nothing is asked of it."""
+        self.replays = replays
+        self._opened = opened
+        self._wall = wall
+        self._sleep = sleep
+        self._known: dict[str, Replay] = {}
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._task = asyncio.create_task(self._run(), name="replay-watch")
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def now(self) -> int:
+        """Unix ms, by the clock that replays are paced by."""
+        return int(self._wall() * 1000)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self._opened():
+                    await self.look()
+            except (StoreUnavailable, OSError) as error:
+                log.debug("replays_not_read", error=str(error))
+            except Exception:  # pauses and cancellations must be seen while the hub runs
+                log.exception("replay_watch_failed")
+            await asyncio.sleep(POLL_S)
+
+    async def look(self) -> None:
+        """Read them now.
+
+        Raises:
+            StoreUnavailable: what was known before stays known.
+        """
+        found = {replay.replay_id: replay for replay in await self.replays.active()}
+        for replay_id in self._known.keys() - found.keys():
+            ended = await self.replays.get(replay_id)
+            if ended is not None:
+                self.saw(ended)
+        for replay in found.values():
+            self.saw(replay)
+
+    def saw(self, replay: Replay) -> None:
+        """Take note of a replay as it is now."""
+        held = self._known.get(replay.replay_id)
+        if held is not None and held.updated_ms > replay.updated_ms:
+            return
+        if replay.active:
+            self._known[replay.replay_id] = replay
+        else:
+            self._known.pop(replay.replay_id, None)
+        if held is None or held.state != replay.state or pace_of(held) != pace_of(replay):
+            news, self._news = self._news, asyncio.Event()
+            news.set()
+
+    @property
+    def active(self) -> list[Replay]:
+        """Those that are not over, as last seen."""
+        return list(self._known.values())
+
+    def to(self, target: str) -> Replay | None:
+        """The one that goes to a target and is not over."""
+        return next((replay for replay in self._known.values() if replay.target == target), None)
+
+    def seen(self, replay_id: str) -> Replay | None:
+        """One of them; None when it is over."""
+        return self._known.get(replay_id)
+
+    async def news(self) -> None:
+        """Until some replay begins, ends, pauses or goes on."""
+        await self._news.wait()
+
+    async def wait(self, seconds: float) -> None:
+        """The same; at most so long by the clock that replays are paced by."""
+        news = asyncio.ensure_future(self.news())
+        timer = asyncio.ensure_future(self._sleep(seconds))
+        try:
+            await asyncio.wait({news, timer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
+            timer.cancel()
+            await asyncio.gather(news, timer, return_exceptions=True)
+
+    async def begin(self, replay: Replay) -> Replay:
+        """Begin one, unless it was begun: its pace counts from now.
+
+        Raises:
+            StoreUnavailable: it is not written down, and so not begun.
+        """
+        if replay.progress.get("started_ms") is not None:
+            return replay
+        now = self.now()
+        begun = await self.replays.note(
+            replay.replay_id,
+            now,
+            lambda held: held.progress | kept(pace_of(held).started(now)) if held.state == "running" else held.progress,
+        )
+        self.saw(begun)
+        return begun
+
+    async def tell(self, replay_id: str, **progress: object) -> None:
+        """Write down how far one is. What is behind what another hub wrote changes nothing."""
+
+        def change(held: Replay) -> dict[str, object]:
+            behind = int(held.progress.get("events", 0)) > int(str(progress.get("events", 0)))
+            return held.progress if behind else held.progress | progress
+
+        self.saw(await self.replays.note(replay_id, self.now(), change))
+
+    async def end(self, replay_id: str, *, failed: str | None = None) -> None:
+        """It is done, or failed and why. One that somebody cancelled meanwhile stays cancelled."""
+        now = self.now()
+        ending = {"finished_ms": now} | ({} if failed is None else {"detail": failed})
+        try:
+            action = "finish" if failed is None else "fail"
+            ended = await self.replays.move(replay_id, action, now, lambda held: held.progress | ending)  # type: ignore[arg-type]
+        except Problem:
+            return
+        log.info("replay_ended", replay_id=replay_id, state=ended.state, detail=failed)
+        self.saw(ended)
+
+
+def pace_of(replay: Replay) -> Pace:
+    """The pace of a job."""
+    progress = replay.progress
+    return Pace(
+        replay.spec["plan"]["speed"],
+        replay.spec["counts"]["first_ms"],
+        progress.get("started_ms"),
+        progress.get("paused_ms", 0),
+        progress.get("paused_since_ms"),
+    )
+
+
+def kept(pace: Pace) -> dict[str, int | None]:
+    """What of a pace changes, as it stands in a job's progress."""
+    return {
+        "started_ms": pace.started_ms,
+        "paused_ms": pace.paused_ms,
+        "paused_since_ms": pace.paused_since_ms,
+    }
