@@ -47,6 +47,7 @@ from hub.services.replay_watch import ReplayWatch
 from hub.services.replayer import Replayer
 from hub.services.restoration import Restoration
 from hub.services.snapshots import Snapshots
+from hub.services.store_watch import StoreWatch
 from hub.settings import Settings
 from hub.store.database import Database, StoreUnavailable, StoreVersionError, store_url
 from hub.store.store import Store
@@ -155,6 +156,9 @@ class Hub:
         self.store = Store(Database(store_url(settings.store_url, settings.data_dir)))
         self._stack.push_async_callback(self.store.aclose)
         await self._open_store()
+        store_watch = StoreWatch(self.store)
+        store_watch.start()
+        self._stack.push_async_callback(store_watch.stop)
         restoration = Restoration(self.log, self.store, idempotency_s=settings.idempotency_hours * 3600)
         self.log.on_empty = restoration.partition
         await open_log(self.log.source, self.log, settings.groups)

@@ -110,7 +110,7 @@ class Archiver:
                     return
             except (StoreUnavailable, RedisError, OSError) as error:
                 if isinstance(error, StoreUnavailable):
-                    self._store.failed(error)
+                    self._store.failed(error, writing=True)
                 self._forget()
                 backoff = min(MAX_BACKOFF_S, max(0.2, backoff * 2))
                 if await self._pause(backoff):
@@ -170,9 +170,9 @@ class Archiver:
         batches, self._ahead = self._ahead or await self._gather(self._places), []
         if batches:
             await self._write(batches, self._places)
+            self._store.works(written=True)
             self._on_written()
             await self._acknowledge({batch.partition: (batch.reached, len(batch.entries)) for batch in batches})
-        self._store.works()
         self._measure()
         written = sum(len(batch.entries) for batch in batches)
         self._metrics.archived.inc(written)

@@ -133,6 +133,15 @@ class Database:
             # The driver's own errors, which SQLAlchemy has not seen.
             raise self._unavailable(error) from error
 
+    async def answers(self) -> None:
+        """Ask it something small.
+
+        Raises:
+            StoreUnavailable: it does not answer.
+        """
+        async with self.reading() as connection:
+            await connection.execute(text("SELECT 1"))
+
     async def bytes(self) -> int:
         """How much room the database takes: all of it, whoever else keeps things there."""
         query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"

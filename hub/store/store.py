@@ -27,6 +27,8 @@ class Store:
         """Whether the last thing asked of it was done."""
         self.detail = "not opened yet"
         self._migrated = False
+        self._refuses = False
+        """The last write failed: it may answer, and be full."""
 
     @property
     def opened(self) -> bool:
@@ -53,14 +55,18 @@ class Store:
         self._migrated = True
         self.works()
 
-    def works(self) -> None:
-        """Note that it answered."""
+    def works(self, *, written: bool = False) -> None:
+        """Note that it answered. After a write that failed, only one that was done shows that it takes events again."""
+        self._refuses = self._refuses and not written
+        if self._refuses:
+            return
         if not self.ok:
             log.info("store_open", url=self.database.shown)
         self.ok, self.detail = True, "open"
 
-    def failed(self, error: StoreUnavailable) -> None:
+    def failed(self, error: StoreUnavailable, *, writing: bool = False) -> None:
         """Note that it did not."""
+        self._refuses = self._refuses or writing
         if self.ok or self.detail != str(error):
             log.warning("store_unavailable", url=self.database.shown, error=str(error))
         self.ok, self.detail = False, str(error)

@@ -185,7 +185,7 @@ async def test_the_route_is_documented(house: House) -> None:
     }
 
 
-async def follow(socket: Socket, until: Callable[[State], bool]) -> tuple[State, list[int]]:
+async def follow(socket: Socket, until: Callable[[State], bool], begun: asyncio.Event) -> tuple[State, list[int]]:
     """Subscribe with a snapshot and keep the states up; what they are when the condition holds, and the sequences."""
     await socket.send("subscribe", id=1, patterns=["reservation.*"], snapshot=True)
     held: State = {}
@@ -201,6 +201,7 @@ async def follow(socket: Socket, until: Callable[[State], bool]) -> tuple[State,
         elif frame["op"] == "subscribed":
             assert frame["recovered"] is True
             subscribed = True
+            begun.set()
         else:
             assert frame["op"] == "event", frame
             event = frame["event"]
@@ -212,7 +213,7 @@ async def follow(socket: Socket, until: Callable[[State], bool]) -> tuple[State,
 
 
 async def test_snapshot_then_live_while_events_come(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several clients come while a publisher goes on: each one's state is in the end the hub's, revision by revision."""
+    """Clients come while a publisher goes on: each one's state is in the end the hub's, revision by revision."""
     monkeypatch.setattr(snapshots, "CHUNK", 4)
     monkeypatch.setattr(snapshot_frames, "FRAME_BYTES", 2000)
     rooms = 25
@@ -228,20 +229,22 @@ async def test_snapshot_then_live_while_events_come(house: House, monkeypatch: p
     await projected(house, rooms)
     rounds = 12
 
+    begun = asyncio.Event()
+
     async def publishing() -> None:
         for number in range(1, rounds):
+            if number == rounds // 2:
+                await begun.wait()
             await house.publish(*round_of(number))
 
     def complete(held: State) -> bool:
         return len(held) == rooms and all(revision == rounds for revision, _ in held.values())
 
-    going = asyncio.create_task(publishing())
-    followed = []
-    for _ in range(3):
+    async def client() -> tuple[State, list[int]]:
         async with house.socket() as socket:
-            before = asyncio.create_task(follow(socket, complete))
-            followed.append(await before)
-    await going
+            return await follow(socket, complete, begun)
+
+    *followed, _ = await asyncio.gather(client(), client(), client(), publishing())
     await projected(house, rooms * rounds)
     now: State = {}
     body = (await house.http.get("/snapshot", params={"limit": "1000"}, headers=member(house))).json()
@@ -251,4 +254,4 @@ async def test_snapshot_then_live_while_events_come(house: House, monkeypatch: p
     for held, sequences in followed:
         assert held == now
         assert sequences == sorted(set(sequences))
-    assert followed[0][1]
+    assert any(len(sequences) >= rooms for _, sequences in followed)
