@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import httpx
 
-from hub.bench.figures import percentiles, ratio
+from hub.bench.figures import ratio
 from hub.bench.load_process import LoadProcess
 from hub.bench.raw import LoadError
 from hub.bench.runs import fanout
@@ -23,7 +23,7 @@ _FOLLOWER: Final = "hub.bench.follower"
 _PATIENCE_S: Final = 600.0
 _COMMON: Final = {"HUB_GROUPS": "archiver", "HUB_PUBLISH_PER_S": "10000000"}
 _UNARCHIVED: Final = _COMMON | {"HUB_ROLES": "gateway"}
-_ARCHIVED: Final = _COMMON | {"HUB_ROLES": "gateway,archiver"}
+ARCHIVED: Final = _COMMON | {"HUB_ROLES": "gateway,archiver"}
 _METRIC: Final = re.compile(r"^(\w+)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.M)
 
 
@@ -81,7 +81,7 @@ def archive(
             f"http://{hub.host}:{hub.port}/api/v1/tenants", headers={"Authorization": f"Bearer {hub.all_tenants}"}
         ).json()["tenants"]
     waiting = sum(tenant["sequence"] for tenant in sequences)
-    with own_hub(directory, _ARCHIVED | settings) as hub:
+    with own_hub(directory, ARCHIVED | settings) as hub:
         until(hub, lambda now: now["hub_events_archived_total"] > 0)
         first, begun, used = metrics(hub)["hub_events_archived_total"], time.perf_counter(), hub.processor_s() or 0.0
         until(hub, lambda now: now["hub_events_archived_total"] >= waiting)
@@ -104,7 +104,7 @@ def publish_beside(
     """How long a lone publish takes beside others at `rate`, with the archiver and without, in turns."""
     rounds: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
     for number in range(3):
-        for name, roles in (("without", _UNARCHIVED), ("with", _ARCHIVED)):
+        for name, roles in (("without", _UNARCHIVED), ("with", ARCHIVED)):
             with own_hub(directory / f"{name}-{number}", roles | settings) as hub:
                 pad, _ = hub.fit(event_bytes)
                 paced = {"way": "paced", "connections": 2, "rate": rate, "seconds": seconds + 3, "tick_s": 0.005}
@@ -141,15 +141,15 @@ def catch_up(
 ) -> dict[str, Any]:
     """One subscriber from the earliest on, half of it trimmed from the stream; and what live subscribers notice."""
     half = events // 2
-    with own_hub(directory, _ARCHIVED | settings) as hub:
+    with own_hub(directory, ARCHIVED | settings) as hub:
         pad, _ = hub.fit(event_bytes)
         fill(hub, half - 1, pad)
         until(hub, lambda now: now["hub_store_lag_events"] == 0 and now["hub_events_archived_total"] >= half)
-    with own_hub(directory, _ARCHIVED | settings | {"HUB_RETENTION_HOURS": "0.000001"}) as hub:
+    with own_hub(directory, ARCHIVED | settings | {"HUB_RETENTION_HOURS": "0.000001"}) as hub:
         # The janitor trims when it starts; its next round measures what is left.
         until(hub, lambda now: now["hub_events_trimmed_total"] >= half)
     live = {"subscribers": subscribers, "rate": rate, "seconds": seconds, "warm_s": 2.0, "event_bytes": event_bytes}
-    with own_hub(directory, _ARCHIVED | settings) as hub:
+    with own_hub(directory, ARCHIVED | settings) as hub:
         fill(hub, events - half, pad)
         until(hub, lambda now: now["hub_store_lag_events"] == 0)
         alone = _follow(hub, events)
@@ -175,14 +175,3 @@ def _follow(hub: Target, events: int) -> dict[str, Any]:
         follower.until_ready()
         follower.go()
         return follower.result()
-
-
-def asked_again(request: Callable[[], httpx.Response], times: int) -> dict[str, Any]:
-    """How long an answer takes, over many of them."""
-    taken = []
-    for _ in range(times):
-        begun = time.perf_counter_ns()
-        request().raise_for_status()
-        taken.append(time.perf_counter_ns() - begun)
-    ordered = sorted(taken)
-    return percentiles(taken) | {"p95_ms": round(ordered[int(0.95 * len(ordered))] / 1e6, 3)}

@@ -207,6 +207,24 @@ def catch_up(
     )
 
 
+@group.command("lookups")
+def lookups(
+    events: Annotated[int, typer.Option(help="Events of all hotels", min=10_000)] = 2_000_000,
+    times: Annotated[int, typer.Option(help="Questions of each kind", min=10)] = 300,
+    event_bytes: EventBytes = 600,
+    store: Store = None,
+) -> None:
+    """Trace, entity history and snapshot of a small hotel among the events of many: how long an answer takes."""
+    from hub.bench import lookups as measured
+
+    _remember(
+        "lookups",
+        lambda directory: measured.lookups(
+            directory, _stored(store), events=events, times=times, event_bytes=event_bytes
+        ),
+    )
+
+
 def _stored(store: str | None) -> dict[str, str]:
     return {} if store is None else {"HUB_STORE_URL": store}
 

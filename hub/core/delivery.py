@@ -267,15 +267,24 @@ def with_system(rows: Sequence[Row], system: str, id: StreamId | None = None) ->
         return group
     sent = [row for row in rows if row.kind in ("sent", "caught_up", "polled") and row.system == system]
     if sent:
-        return Come("sent", min(_sent_ms(row, rows, id) for row in sent))
+        routed = _routed_ms(rows)
+        return Come("sent", min(_sent_ms(row, routed, id) for row in sent))
     return Come("waiting")
 
 
-def _sent_ms(sent: Row, rows: Sequence[Row], id: StreamId | None = None) -> int:
+def _routed_ms(rows: Iterable[Row]) -> dict[str, int]:
+    """When each hub routed the event."""
+    found: dict[str, int] = {}
+    for row in rows:
+        if row.kind == "routed":
+            found[row.hub] = min(row.last_ms, found.get(row.hub, row.last_ms))
+    return found
+
+
+def _sent_ms(sent: Row, routed: Mapping[str, int], id: StreamId | None) -> int:
     """When an event within a range was sent: as precise as it was routed, by the same hub."""
-    routed = [row.last_ms for row in rows if row.kind == "routed" and row.hub == sent.hub]
-    if sent.kind == "sent" and routed:
-        return max(sent.first_ms, min(sent.last_ms, min(routed)))
+    if sent.kind == "sent" and sent.hub in routed:
+        return max(sent.first_ms, min(sent.last_ms, routed[sent.hub]))
     return sent.first_ms if sent.first == id else sent.last_ms
 
 
@@ -324,10 +333,8 @@ def trace_of(
     subscribers: Iterable[Subscriber] = (),
 ) -> EventTrace:
     """The story of an event. `rows` are those that speak of it."""
-    steps = sorted(
-        ((_step_ms(row, rows, entry), row) for row in rows),
-        key=lambda step: (step[0], _ORDER.get(step[1].kind, 1), step[1].id),
-    )
+    moments = _moments(rows, entry)
+    steps = sorted(moments, key=lambda step: (step[0], _ORDER.get(step[1].kind, 1), step[1].id))
     timeline = [TraceStep(at=instant(entry.id.ms), step="appended", system=_source(entry))]
     timeline += [_step(at, row, view) for at, row in steps[: MAX_STEPS - 1]]
     said = _log(entry, rows, now_ms, outstanding_ms, view, subscribers)
@@ -350,7 +357,7 @@ def _log(
     for one in subscribers:
         if one.system in waiting and one.tenant_id == entry.tenant_id and asks_for(one.interest, entry):
             waiting[one.system].append(one.name)
-    happened = [_step_ms(row, rows, entry) for row in rows]
+    happened = [at for at, _ in _moments(rows, entry)]
     return {
         "event_id": entry.event_id,
         "tenant_id": entry.tenant_id,
@@ -382,15 +389,19 @@ def _log(
     }
 
 
-def _step_ms(row: Row, rows: Sequence[Row], entry: Entry) -> int:
-    """When what a row says happened to an event: the latest it can have been, never before it was stored."""
-    if row.kind in ("sent", "caught_up", "polled"):
-        at = _sent_ms(row, rows, entry.id)
-    elif row.kind in ("routed", "acked", "handled") or row.last != row.first:
-        at = row.last_ms
-    else:
-        at = row.first_ms if row.kind != "retried" else row.last_ms
-    return max(at, entry.id.ms)
+def _moments(rows: Sequence[Row], entry: Entry) -> list[tuple[int, Row]]:
+    """When what each row says happened to an event: the latest it can have been, never before it was stored."""
+    routed = _routed_ms(rows)
+    found = []
+    for row in rows:
+        if row.kind in ("sent", "caught_up", "polled"):
+            at = _sent_ms(row, routed, entry.id)
+        elif row.kind in ("routed", "acked", "handled", "retried") or row.last != row.first:
+            at = row.last_ms
+        else:
+            at = row.first_ms
+        found.append((max(at, entry.id.ms), row))
+    return found
 
 
 def _step(at: int, row: Row, view: View) -> TraceStep:

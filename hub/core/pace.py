@@ -50,7 +50,7 @@ class Pace:
             return NEVER
         if self.speed is None:
             return self.started_ms
-        return self.started_ms + max(0, recorded_ms - self.first_ms) / self.speed
+        return self.started_ms + self.paused_ms + max(0, recorded_ms - self.first_ms) / self.speed
 
     def active_ms(self, now: int) -> int:
         """How long it has run, pauses left out."""

@@ -162,6 +162,7 @@ class Archiver:
             StoreUnavailable, RedisError, OSError: the store or the log does not answer; nothing was acknowledged.
         """
         await self._store.open()
+        asked = self._places is None
         if self._places is None:
             self._places = await self._archive.places()
             await self._archive.recall()
@@ -170,8 +171,11 @@ class Archiver:
         batches, self._ahead = self._ahead or await self._gather(self._places), []
         if batches:
             await self._write(batches, self._places)
-            self._store.works(written=True)
             self._on_written()
+        if batches or asked:
+            # An answer with nothing left to write is as good as a write.
+            self._store.works(written=True)
+        if batches:
             await self._acknowledge({batch.partition: (batch.reached, len(batch.entries)) for batch in batches})
         self._measure()
         written = sum(len(batch.entries) for batch in batches)

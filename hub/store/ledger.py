@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, delete, func, insert, or_, select, union_all, update
+from sqlalchemy import (
+    BigInteger,
+    CompoundSelect,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -144,22 +158,9 @@ class Ledger:
     ) -> list[Row]:
         """The rows whose ranges may hold a place between two places of a partition, at most `MAX_COVERING`; kinds in
         `without` left out."""
-        pages = []
-        for step in range(len(WIDTHS_MS) + 1):
-            # A range of this step that covers the first place ends at most one step after it.
-            page: Select[Any] = select(deliveries).where(
-                deliveries.c.partition == partition,
-                deliveries.c.width == step,
-                deliveries.c.to_ms >= first.ms,
-                deliveries.c.from_ms <= last.ms,
-            )
-            if step < len(WIDTHS_MS):
-                page = page.where(deliveries.c.to_ms <= last.ms + WIDTHS_MS[step])
-            if without:
-                page = page.where(deliveries.c.kind.not_in(without))
-            pages.append(page)
+        places = {"partition": partition, "first": first.ms, "last": last.ms}
         async with self._database.reading() as connection:
-            return _rows(await connection.execute(union_all(*pages).limit(MAX_COVERING)))
+            return _rows(await connection.execute(_covering(tuple(without)), places))
 
     async def page(
         self, kinds: Collection[str], since_ms: int, until_ms: int, after: tuple[int, bytes], count: int
@@ -241,6 +242,27 @@ class Ledger:
         """How many rows there are."""
         async with self._database.reading() as connection:
             return await connection.scalar(select(func.count()).select_from(deliveries)) or 0
+
+
+@lru_cache(maxsize=8)
+def _covering(without: tuple[str, ...]) -> CompoundSelect[Any]:
+    """Made once: putting it together costs as much as asking it."""
+    pages = []
+    last = bindparam("last", type_=BigInteger)
+    for step in range(len(WIDTHS_MS) + 1):
+        # A range of this step that covers the first place ends at most one step after the last.
+        page: Select[Any] = select(deliveries).where(
+            deliveries.c.partition == bindparam("partition"),
+            deliveries.c.width == step,
+            deliveries.c.to_ms >= bindparam("first"),
+            deliveries.c.from_ms <= last,
+        )
+        if step < len(WIDTHS_MS):
+            page = page.where(deliveries.c.to_ms <= last + WIDTHS_MS[step])
+        if without:
+            page = page.where(deliveries.c.kind.not_in(without))
+        pages.append(page)
+    return union_all(*pages).limit(MAX_COVERING)
 
 
 def _rows(found: Iterable[Any]) -> list[Row]:
