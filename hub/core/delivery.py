@@ -20,7 +20,7 @@ from schemas.cursor import StreamId
 from schemas.delivery import DeliveryStatus, EventDeliveryLog, EventTrace, Step, SystemDelivery, SystemStatus, TraceStep
 from schemas.types import HOTEL_MEMBER, HOTEL_PMS, HOTEL_SAAS
 
-WIDTHS_MS: Final = (60_000, 3_600_000, 86_400_000, 40 * 86_400_000)
+WIDTHS_MS: Final = (60_000, 600_000, 3_600_000, 6 * 3_600_000, 86_400_000, 7 * 86_400_000, 40 * 86_400_000)
 """Steps of a range's length: what covers a place is looked for within one step after it."""
 MAX_STEPS: Final = 1000
 _SYSTEMS: Final = frozenset({HOTEL_PMS, HOTEL_SAAS, HOTEL_MEMBER})

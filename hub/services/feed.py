@@ -9,9 +9,7 @@ catching up, and only while there is something to catch up with.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 import structlog
@@ -20,6 +18,7 @@ from hub.core import subscription
 from hub.core.entry import Entry
 from hub.core.routing import Audience, Codec, may_see
 from hub.core.subscription import Subscription
+from hub.core.window import Window
 from hub.log.positions import Positions
 from hub.log.stream_log import Head
 from hub.log.topology import RedisError
@@ -28,6 +27,7 @@ from hub.services.dispatcher import NOWHERE, Dispatcher, Position, encode
 from hub.services.history import History
 from hub.services.live_ranges import Trail
 from hub.services.opening import begin, interest_of
+from hub.services.pages import Asked, Pages
 from hub.services.replay_feed import ReplayFeed
 from hub.services.replay_reading import Reading
 from hub.services.replay_watch import ReplayWatch
@@ -41,9 +41,6 @@ from schemas.frames import WINDOW, Subscribe
 
 _LAST: Final = StreamId(1 << 62, 0)
 CHUNK: Final = 256
-PAGE: Final = 1000
-SLICE: Final = 64
-"""Events of the history that one connection is served before it is another's turn: about a millisecond."""
 CHUNK_BYTES: Final = 256 * 1024
 RETRY_S: Final = 0.5
 MAX_SUBSCRIPTIONS: Final = 64
@@ -78,16 +75,6 @@ def _bounded(entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-@dataclass(slots=True)
-class _Page:
-    """A page of the history, and how much of it was served; good for who asked for it, as long as that is the same."""
-
-    key: tuple[int, frozenset[str] | None, int]
-    after: StreamId
-    entries: list[Entry]
-    served: int = 0
-
-
 class Feed:
     """The subscriptions of one connection. The connection owns it and awaits `close`."""
 
@@ -114,7 +101,7 @@ class Feed:
         self._positions = positions
         self._metrics = metrics
         self._codec: Codec = codec
-        self._window = window
+        self._window_size = window
         self._replays = (
             None
             if replays is None
@@ -122,12 +109,11 @@ class Feed:
         )
         self._subscriptions: dict[int | str, Subscription] = {}
         self._audience: Audience | None = None
-        self._unacked: dict[str, deque[int]] | None = None
-        """By tenant, the sequences sent and not acknowledged; None without durable subscriptions."""
-        self._outstanding = 0
+        self._window: Window | None = None
+        """What waits for its acknowledgement; None without durable subscriptions."""
         self._task: asyncio.Task[None] | None = None
         self._resumed = asyncio.Event()
-        self._page: _Page | None = None
+        self._pages = Pages(history)
         self._holes: list[tuple[str, Head]] = []
         """Holes found, to be written down so that a cursor right after one is known."""
         self._lagging = False
@@ -164,8 +150,8 @@ class Feed:
                 break
         # In the group, the others would be sent events ahead of this one's backlog.
         self._leave()
-        if frame.name is not None and self._unacked is None:
-            self._unacked = {}
+        if frame.name is not None and self._window is None:
+            self._window = Window(self._window_size)
         one = self._subscriptions[frame.id] = opened.subscription
         self._recorder.opened(self._trail, one)
         tenants = one.interest.tenants
@@ -209,14 +195,13 @@ class Feed:
             raise Problem("not_found", f"there is no subscription {id!r}")
         self._leave()
         del self._subscriptions[id]
-        if self._unacked is not None and all(one.name is None for one in self._subscriptions.values()):
-            self._unacked, self._outstanding = None, 0
-        for tenant in list(self._unacked or ()):
-            named = [one for one in self._subscriptions.values() if one.name is not None]
-            if self._unacked is not None and not any(
-                one.interest.tenants is None or tenant in one.interest.tenants for one in named
-            ):
-                self._outstanding -= len(self._unacked.pop(tenant))
+        named = [one for one in self._subscriptions.values() if one.name is not None]
+        if self._window is not None and not named:
+            self._window = None
+        elif self._window is not None:
+            for tenant in self._window.tenants():
+                if not any(one.interest.tenants is None or tenant in one.interest.tenants for one in named):
+                    self._window.forget(tenant)
         self._kick()
 
     def may_continue(self, claims: Claims) -> bool:
@@ -235,12 +220,13 @@ class Feed:
 
     def deliver(self, buffer: bytes, events: Sequence[Entry], before: Position) -> bool:
         """The group's bytes. Refused, leaving the group, when socket or window is full."""
-        if not self._sink.writable or (self._unacked is not None and self._outstanding + len(events) > self._window):
+        window = self._window
+        if not self._sink.writable or (window is not None and window.outstanding + len(events) > window.size):
             self._fall_behind(before)
             return False
-        if self._unacked is not None:
+        if window is not None:
             for entry in events:
-                self._sent(entry)
+                window.sent(entry.tenant_id, entry.sequence, entry.epoch)
         self._sink.write(buffer)
         return True
 
@@ -297,8 +283,7 @@ class Feed:
                     one.begin_of[tenant_id] = one.begin[partition] = one.last_begin[partition] = head.id
                     one.acked[tenant_id] = head.sequence
                     one.at[partition] = min(one.at[partition], self._dispatcher.position[partition])
-                    if self._unacked is not None and (held := self._unacked.pop(tenant_id, None)) is not None:
-                        self._outstanding -= len(held)
+                    if self._window is not None and self._window.forget(tenant_id):
                         self._resumed.set()
                 self._send_gap(one, tenant_id, reason, cursor)
 
@@ -339,7 +324,8 @@ class Feed:
                     remembered = entries is not None
                     if entries is None:
                         upto = self._dispatcher.position[partition]
-                        entries = await self._read(partition, after, upto)
+                        asked = Asked(partition, self._asked(partition), self._dispatcher.history)
+                        entries = await self._pages.next(asked, after, upto)
                         if self._lowest(partition) < after:
                             continue  # another subscription began before these meanwhile
                         if not entries:
@@ -365,25 +351,8 @@ class Feed:
         finally:
             self._task = None
 
-    async def _read(self, partition: int, after: StreamId, upto: StreamId) -> list[Entry]:
-        """What follows, some events at a time: of a page that was read before, or of the next one.
-
-        A page is large, for the database; what is served without a pause is small, for everybody else.
-        """
-        asked = self._asked(partition)
-        key = (partition, asked, self._dispatcher.history)
-        page = self._page
-        if page is None or page.key != key or page.after != after or page.served >= len(page.entries):
-            entries = await self._history.read(partition, after, PAGE, upto=upto, tenants=asked)
-            page = self._page = _Page(key, after, entries)
-        found = page.entries[page.served : page.served + SLICE]
-        page.served += len(found)
-        if found:
-            page.after = found[-1].id
-        return found
-
     def _blocked(self) -> bool:
-        return not self._sink.writable or (self._unacked is not None and self._outstanding >= self._window)
+        return not self._sink.writable or (self._window is not None and self._window.full)
 
     def _behind(self) -> list[Subscription]:
         return [one for one in self._subscriptions.values() if not one.live]
@@ -428,7 +397,7 @@ class Feed:
 
     def _fell_behind_together(self, partition: int, after: StreamId) -> bool:
         """Whether all subscriptions left the group here, so that others may have too."""
-        return self._unacked is None and all(
+        return self._window is None and all(
             not one.live and one.left_group and one.at[partition] == after for one in self._subscriptions.values()
         )
 
@@ -457,12 +426,12 @@ class Feed:
             ) and (entry.readable and may_see(system, entry.targets)):
                 frames.append(encode(entry, view, self._codec))
                 wrote = True
-                if self._unacked is not None:
-                    self._sent(entry)
+                if self._window is not None:
+                    self._window.sent(entry.tenant_id, entry.sequence, entry.epoch)
             for one in behind:
                 if one.at[partition] < entry.id:
                     one.at[partition] = entry.id
-            if self._unacked is not None and self._outstanding >= self._window:
+            if self._window is not None and self._window.full:
                 break
         self._write(frames)
         if wrote:
@@ -520,11 +489,6 @@ class Feed:
 
     # -- acknowledgements -----------------------------------------------------------------------------------------
 
-    def _sent(self, entry: Entry) -> None:
-        assert self._unacked is not None
-        self._unacked.setdefault(entry.tenant_id, deque()).append(entry.sequence)
-        self._outstanding += 1
-
     def ack(self, cursors: dict[str, str]) -> None:
         """Everything up to these cursors is handled; moves the durable subscriptions.
 
@@ -533,8 +497,8 @@ class Feed:
         Raises:
             Problem: `invalid_cursor` or `forbidden`, naming the tenant.
         """
-        unacked = self._unacked
-        if unacked is None:
+        window = self._window
+        if window is None:
             raise Problem(
                 "invalid_request", "no subscription of this connection has a name, so there is nothing to ack"
             )
@@ -542,14 +506,13 @@ class Feed:
         for tenant, text in cursors.items():
             self.claims.require_tenant(tenant)
             cursor = decoded[tenant] = Cursor.decode(text, tenant)
-            epoch = self._log.epochs[self._log.partition(tenant)]
-            if cursor.epoch != epoch or cursor.sequence > self._dispatcher.head(tenant).sequence:
+            known = cursor.epoch == self._log.epochs[self._log.partition(tenant)]
+            # What comes from the archive has the cursors it had when it was stored.
+            known = known or window.sent_in(tenant, cursor.epoch)
+            if not known or cursor.sequence > self._dispatcher.head(tenant).sequence:
                 raise Problem("invalid_cursor", f"nothing was sent up to the cursor of {tenant}")
         for tenant, cursor in decoded.items():
-            held = unacked.get(tenant, ())
-            left = deque(sequence for sequence in held if sequence > cursor.sequence)
-            self._outstanding -= len(held) - len(left)
-            unacked[tenant] = left
+            window.acked(tenant, cursor.sequence)
             self._move(tenant, Head(cursor.sequence, cursor.id), cursors[tenant], given=True)
         self.resume()
 
@@ -569,20 +532,20 @@ class Feed:
 
         Else a subscription to something rare would stand still until its position expired.
         """
-        if self._unacked is None or self._audience is None or self._audience.batch_ms:
+        if self._window is None or self._audience is None or self._audience.batch_ms:
             return
         for one in self._subscriptions.values():
             if one.name is None or not one.live:
                 continue
             for tenant in one.interest.tenants or self._dispatcher.tenants():
                 head = self._dispatcher.head(tenant)
-                if not self._unacked.get(tenant) and head.sequence > one.acked.get(tenant, 0):
+                if not self._window.holds(tenant) and head.sequence > one.acked.get(tenant, 0):
                     self._move(tenant, head, self._log.cursor(tenant, head))
 
     @property
     def outstanding(self) -> int:
         """Events sent and not acknowledged on durable subscriptions."""
-        return self._outstanding
+        return 0 if self._window is None else self._window.outstanding
 
     async def close(self) -> None:
         """Leave the group and stop catching up."""

@@ -303,24 +303,17 @@ class Snapshots:
     async def _folded(self, scope: Scope, tenant_id: str, key: Key, upto: StreamId, row: Stored) -> State | None:
         """A state from the events that may be seen, up to a place."""
         _, type, entity = key
-        events = [one async for one in self._events(tenant_id, entity, StreamId(row[2], row[3])) if one.type == type]
-        folding = Folding(type, self._before(scope, type, row, events))
+        end = StreamId(row[2], row[3])
+        events = [one async for one in self._events(tenant_id, entity, min(upto, end)) if one.type == type]
+        before: State | None = None
+        if events and events[0].revision > 1 and scope.whole(type):
+            every = [one async for one in self._events(tenant_id, entity, end) if one.type == type]
+            before = _before(scope, type, row, every)
+        folding = Folding(type, before)
         for entry in events:
-            if entry.id <= upto and scope.sees(entry):
+            if scope.sees(entry):
                 folding.add(entry.event, entry.sequence, entry.id)
         return folding.state if folding.sequence else None
-
-    @staticmethod
-    def _before(scope: Scope, type: str, row: Stored, events: Sequence[Entry]) -> State | None:
-        """What is left in a state of events that are no longer there."""
-        if not events or events[0].revision == 1 or not scope.whole(type):
-            return None
-        state = newest(type, restored(row))
-        if not may_see(scope.system, state.seen_by_all):
-            return None
-        touched = {name for entry in events for name in spoken_of(type, entry.event)}
-        data = {name: value for name, value in state.data.items() if name not in touched}
-        return State(0, 0, ZERO, state.schema_version, state.seen_by_all, state.seen_by_some, data)
 
     async def _events(self, tenant_id: str, entity: str, upto: StreamId) -> AsyncIterator[Entry]:
         after = ZERO
@@ -374,6 +367,16 @@ class Snapshots:
 def _types(asked: Collection[str]) -> frozenset[str] | None:
     """The types of events that patterns ask for; None for all."""
     return None if "*" in asked else frozenset(pattern.partition(".")[0] for pattern in asked)
+
+
+def _before(scope: Scope, type: str, row: Stored, events: Iterable[Entry]) -> State | None:
+    """What is left in a state of events that are no longer there: the fields that none of `events` speaks of."""
+    state = newest(type, restored(row))
+    if not may_see(scope.system, state.seen_by_all):
+        return None
+    spoken = {name for entry in events for name in spoken_of(type, entry.event)}
+    data = {name: value for name, value in state.data.items() if name not in spoken}
+    return State(0, 0, ZERO, state.schema_version, state.seen_by_all, state.seen_by_some, data)
 
 
 def _show(scope: Scope, tenant_id: str, type: str, entity: str, state: State) -> Shown:

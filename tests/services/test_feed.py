@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from feed_rig import ENTITIES, KINDS, SYSTEM, TENANTS, Connection, LogServer, Rig, append, claims, turns, until
 
-from hub.services import dispatcher, feed
+from hub.services import dispatcher, feed, pages
 from schemas.cursor import Cursor
 from schemas.errors import Problem
 
@@ -118,8 +118,8 @@ async def test_nothing_is_missed_or_doubled(
         monkeypatch.setattr(dispatcher, "RING_ENTRIES", 4)
         monkeypatch.setattr(dispatcher, "READ_COUNT", 6)
         monkeypatch.setattr(feed, "CHUNK", 5)
-        monkeypatch.setattr(feed, "PAGE", 5)
-        monkeypatch.setattr(feed, "SLICE", 3)
+        monkeypatch.setattr(pages, "PAGE", 5)
+        monkeypatch.setattr(pages, "SLICE", 3)
     for seed in SEEDS:
         rig = await Rig(log_server).start()
         try:

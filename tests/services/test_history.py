@@ -10,7 +10,7 @@ from feed_rig import ENTITIES, KINDS, SYSTEM, TENANTS, LogServer, Rig, append, c
 
 from hub.core.routing import Interest
 from hub.log import groups
-from hub.services import dispatcher, feed, reader
+from hub.services import dispatcher, pages, reader
 from hub.services.reader import Query, Reader
 from hub.services.restoration import Restoration
 from hub.store.database import StoreUnavailable
@@ -41,8 +41,8 @@ async def test_a_subscriber_does_not_notice_where_the_stream_begins(
     rig: Rig, log_server: LogServer, monkeypatch: pytest.MonkeyPatch, after: Any, tenants: tuple[str, ...]
 ) -> None:
     """From the archive into the stream and live: every event once, in order, without a gap, from any cursor."""
-    monkeypatch.setattr(feed, "PAGE", 7)
-    monkeypatch.setattr(feed, "SLICE", 3)
+    monkeypatch.setattr(pages, "PAGE", 7)
+    monkeypatch.setattr(pages, "SLICE", 3)
     hub = await archived_and_trimmed(rig, log_server)
     try:
         one = hub.connection(claims(tenants))
@@ -269,3 +269,25 @@ async def test_nothing_is_put_back_where_a_new_history_began(rig: Rig) -> None:
     await put_back.partition(rig.log.partition(ONE))
     (stored,) = await asyncio.gather(rig.log.submit(append(ONE)))
     assert stored.sequence == 4  # type: ignore[union-attr]
+
+
+async def test_what_comes_from_before_a_flush_is_acknowledged_with_its_own_cursors(
+    rig: Rig, log_server: LogServer
+) -> None:
+    """A durable subscriber reads archived events of an older epoch and acknowledges them; its position moves there."""
+    await rig.publish(*[append(ONE) for _ in range(8)])
+    await rig.archive()
+    hub = await restored(rig, log_server)
+    try:
+        one = hub.connection(claims((ONE,)))
+        await one.subscribe(after="earliest", name="n")
+        await until(lambda: len(one.events) == 8)
+        one.feed.ack({ONE: one.events[4]["cursor"]})
+        await one.feed.close()
+        await hub.positions.aclose()
+        again = hub.connection(claims((ONE,)))
+        await again.subscribe(name="n")
+        await until(lambda: len(again.events) == 3)
+        assert (again.sequences(), again.gaps) == ([6, 7, 8], [])
+    finally:
+        await hub.stop()
