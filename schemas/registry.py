@@ -94,6 +94,12 @@ def upcast(kind: EventType, version: int, data: dict[str, Any]) -> dict[str, Any
     return data
 
 
+def newest(type: str) -> int:
+    """The version that events of a type are read at; 0 for a type this release does not know."""
+    kind = EVENT_TYPES.get(type)
+    return 0 if kind is None else kind.newest
+
+
 def current(event: dict[str, Any]) -> dict[str, Any]:
     """The event at the newest version of its type; the same object when it is there already or the type is unknown."""
     kind = EVENT_TYPES.get(event["type"])

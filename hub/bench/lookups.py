@@ -13,17 +13,15 @@ from zlib import crc32
 
 import httpx
 import orjson
-from sqlalchemy import func, select
 
 from hub.bench.figures import percentiles
-from hub.bench.memory import ARCHIVED
+from hub.bench.memory import ARCHIVED, until_projected
 from hub.bench.target import own_hub
 from hub.core.delivery import row
 from hub.core.entry import Entry
 from hub.store.archive import Batch, Place
 from hub.store.database import Database, store_url
 from hub.store.store import Store
-from hub.store.tables import projections, tenants
 from schemas.cursor import ZERO, StreamId
 
 SMALL: Final = "bench-small"
@@ -35,7 +33,6 @@ _PARTITIONS: Final = 8
 _BATCH: Final = 1000
 _EPOCH: Final = 7
 _DAYS: Final = 60
-_PATIENCE_S: Final = 1200.0
 
 
 def _history(events: int, event_bytes: int) -> Iterator[list[Entry]]:
@@ -131,22 +128,6 @@ async def _fill(url: str | None, data_dir: Path, events: int, event_bytes: int) 
     return mine
 
 
-async def _projected(url: str | None, data_dir: Path) -> None:
-    """Until every archived event is in its entity's state."""
-    database = Database(store_url(url, data_dir))
-    archived = select(func.sum(tenants.c.position)).scalar_subquery()
-    projected = select(func.coalesce(func.sum(projections.c.position), 0)).scalar_subquery()
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            left = 1
-            while left:
-                async with database.reading() as connection:
-                    left = int(await connection.scalar(select(archived - projected)) or 0)
-                await asyncio.sleep(0.2 if left else 0)
-    finally:
-        await database.aclose()
-
-
 def lookups(directory: Path, settings: dict[str, str], *, events: int, times: int, event_bytes: int) -> dict[str, Any]:
     """Trace, entity history and snapshot of a hotel of ten rooms among so many events of others."""
     (directory / "data").mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -156,7 +137,7 @@ def lookups(directory: Path, settings: dict[str, str], *, events: int, times: in
     chance = random.Random(2)
     with own_hub(directory, ARCHIVED | settings) as hub:
         begun = time.perf_counter()
-        asyncio.run(_projected(settings.get("HUB_STORE_URL"), directory / "data"))
+        until_projected(settings, directory)
         projected = time.perf_counter() - begun
         with httpx.Client(
             base_url=f"http://{hub.host}:{hub.port}/api/v1", headers={"Authorization": f"Bearer {hub.all_tenants}"}

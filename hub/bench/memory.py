@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+from sqlalchemy import func, select
 
 from hub.bench.figures import ratio
 from hub.bench.load_process import LoadProcess
 from hub.bench.raw import LoadError
 from hub.bench.runs import fanout
 from hub.bench.target import Target, own_hub
+from hub.store.database import Database, store_url
+from hub.store.tables import projections, tenants
 
 _PUBLISHERS: Final = "hub.bench.publishers"
 _FOLLOWER: Final = "hub.bench.follower"
@@ -47,6 +51,27 @@ def until(hub: Target, condition: Callable[[dict[str, float]], bool]) -> None:
         if time.monotonic() > deadline:
             raise LoadError("the hub did not finish in time")
         time.sleep(0.05)
+
+
+def until_projected(settings: dict[str, str], directory: Path) -> None:
+    """Wait until every archived event is in its entity's state."""
+    asyncio.run(_projected(settings.get("HUB_STORE_URL"), directory / "data"))
+
+
+async def _projected(url: str | None, data_dir: Path) -> None:
+    """Until every archived event is in its entity's state."""
+    database = Database(store_url(url, data_dir))
+    archived = select(func.sum(tenants.c.position)).scalar_subquery()
+    projected = select(func.coalesce(func.sum(projections.c.position), 0)).scalar_subquery()
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            left = 1
+            while left:
+                async with database.reading() as connection:
+                    left = int(await connection.scalar(select(archived - projected)) or 0)
+                await asyncio.sleep(0.2 if left else 0)
+    finally:
+        await database.aclose()
 
 
 def fill(hub: Target, events: int, pad: int) -> None:
@@ -152,6 +177,7 @@ def catch_up(
     with own_hub(directory, ARCHIVED | settings) as hub:
         fill(hub, events - half, pad)
         until(hub, lambda now: now["hub_store_lag_events"] == 0)
+        until_projected(settings, directory)
         alone = _follow(hub, events)
         quiet = fanout(hub, **live)  # type: ignore[arg-type]
         with LoadProcess(_FOLLOWER, hub.address | {"events": events}) as follower:

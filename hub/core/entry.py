@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import re
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -11,6 +13,28 @@ from schemas import registry
 from schemas.cursor import Cursor, StreamId
 
 MASKED: Final = "masked"
+FULL: Final = "full"
+
+_HEAD: Final = re.compile(
+    rb'\{"event_id":"[^"\\]+","schema_version":(\d{1,4}),"tenant_id":"[^"\\]+","type":"\w+","action":"\w+",'
+    rb'"priority":"\w+","sync_mode":"\w+","targets":\[("[^\]\\]*")\],'
+)
+"""How the publisher writes an envelope, up to its targets: what most readers need to know of it stands there."""
+_TAIL: Final = re.compile(rb'\},"revision":\d+\}')
+
+
+@lru_cache(maxsize=1024)
+def _listed(text: bytes) -> tuple[str, ...]:
+    return tuple(orjson.loads(b"[%b]" % text))
+
+
+class _Head(NamedTuple):
+    version: int
+    targets: tuple[str, ...]
+
+
+_OTHER: Final = _Head(-1, ())
+"""Of an envelope that the publisher did not write, or not this release's."""
 
 
 class Entry:
@@ -19,6 +43,7 @@ class Entry:
     __slots__ = (
         "_cursor",
         "_event",
+        "_head",
         "_rendered",
         "action",
         "entity",
@@ -61,6 +86,7 @@ class Entry:
         self.raw = raw
         self._cursor: str | None = None
         self._event: dict[str, Any] | None = None
+        self._head: _Head | None = None
         self._rendered: dict[str, bytes] = {}
         self.frames: dict[Any, bytes] = {}
         """The entry as its readers were sent it, for the next of them."""
@@ -83,8 +109,20 @@ class Entry:
         return self._event
 
     @property
+    def head(self) -> _Head:
+        """Version and targets, read off the envelope's beginning: parsing all of it costs as much as sending it."""
+        found = self._head
+        if found is None:
+            head = _HEAD.match(self.raw)
+            known = head is not None and _TAIL.fullmatch(self.raw, self.raw.rfind(b"}", 0, -1)) is not None
+            found = self._head = _Head(int(head[1]), _listed(head[2])) if head is not None and known else _OTHER
+        return found
+
+    @property
     def readable(self) -> bool:
         """Whether it is an event; what others wrote into the stream may only look like one."""
+        if self.head is not _OTHER:
+            return True
         try:
             return isinstance(self.event["targets"], list) and isinstance(self.event["schema_version"], int)
         except (KeyError, ValueError):
@@ -93,6 +131,8 @@ class Entry:
     @property
     def targets(self) -> tuple[str, ...]:
         """The systems the event is for."""
+        if self.head is not _OTHER:
+            return self.head.targets
         return tuple(self.event["targets"])
 
     def readable_by(self, system: str) -> bool:
@@ -106,6 +146,8 @@ class Entry:
     def json(self, view: str) -> bytes:
         """The envelope as a reader with this view gets it: at the newest schema version, guests masked if need be."""
         found = self._rendered.get(view)
+        if found is None and view == FULL and self.head.version >= registry.newest(self.type):
+            found = self._rendered[view] = self.raw
         if found is None:
             event = shown(self.event, view)
             found = self._rendered[view] = self.raw if event is self.event else orjson.dumps(event)

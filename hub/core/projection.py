@@ -7,8 +7,7 @@ absent one leaves as it was. Fields that speak of the event alone (`EventType.tr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from schemas import registry
 from schemas.cursor import ZERO, StreamId
@@ -21,8 +20,7 @@ _UNFIT: Final = (KeyError, TypeError, ValueError, ArithmeticError)
 _NONE: Final[frozenset[str]] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """An entity after an event, by the events of one type."""
 
     revision: int
@@ -96,7 +94,7 @@ class Folding:
 def newest(type: str, state: State) -> State:
     """The state as the newest schema version says it; the same object when it says it so already."""
     version, data = _newest(EVENT_TYPES.get(type), state.schema_version, state.data)
-    return state if version == state.schema_version else replace(state, schema_version=version, data=data)
+    return state if version == state.schema_version else state._replace(schema_version=version, data=data)
 
 
 def _newest(kind: EventType | None, version: int, data: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas import patterns
 from schemas.types import HUB
 
 View = Literal["full", "masked"]
@@ -25,7 +24,8 @@ class Interest:
         """Whether it asks for events of this tenant, type and action, for some entity."""
         if self.tenants is not None and tenant_id not in self.tenants:
             return False
-        return any(patterns.matches(pattern, type, action) for pattern in self.patterns)
+        wanted = self.patterns
+        return "*" in wanted or f"{type}.*" in wanted or f"{type}.{action}" in wanted
 
     def wants(self, tenant_id: str, type: str, action: str, entity: str) -> bool:
         """Whether it asks for this event."""
