@@ -61,8 +61,8 @@ class Projection:
         self.expired: dict[int, StreamId] = {}
         """The tenants whose oldest events are gone, and the last of those."""
         self._whole: dict[int, int] = {}
-        """The tenants all of whose events this object has folded, while they are of one epoch: there a first revision
-        has no state before it."""
+        """The tenants all of whose events this object has folded, with the epoch of the first: in that one, a first
+        revision has no state before it."""
         self._astray: set[int] = set()
         """Tenants with events at places that were passed already: a server with its clock behind took over."""
         self._turn = 0
@@ -202,8 +202,6 @@ class Projection:
             if position != last + 1 and not gaps:
                 self._astray.add(number)
                 continue
-            if self._whole.get(number, epoch) != epoch:
-                del self._whole[number]
             positions[number], ends[number] = position, row
             if row[9]:
                 key = (number, row[7], row[8])

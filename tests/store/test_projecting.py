@@ -27,6 +27,12 @@ async def store(database: Database) -> Store:
     return Store(database)
 
 
+async def finished(running: Projector) -> None:
+    """Let it do what there is to do."""
+    while await running.round():
+        pass
+
+
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Return when the condition is true."""
     async with asyncio.timeout(20):
@@ -122,6 +128,20 @@ async def test_places_that_were_passed_are_followed_too(store: Store) -> None:
     assert await kept(store) == history.states()
 
 
+async def test_numbers_that_begin_anew_forget_nothing(store: Store) -> None:
+    """The log was emptied and counts revisions from 1 again: what was said before still holds."""
+    history = History(0, ["naha"])
+    projection = Projection(store, await opened(store.entities), current=True, cache_bytes=0)
+    facts: list[dict[str, Any]] = [{"a": 1, "b": 1}, {"b": 2}, {"b": 3}]
+    for number, (data, epoch) in enumerate(zip(facts, (EPOCH, EPOCH + 1, EPOCH + 1), strict=True)):
+        entry = said(number, "naha", number + 1, 1 + number // 2, "reservation:R1", data, epoch=epoch)
+        history.entries.append(entry)
+        await history.archive(store, [entry])
+        await projected(projection)
+    assert await kept(store) == history.states()
+    assert next(iter((await kept(store)).values()))["data"] == {"a": 1, "b": 3}
+
+
 async def test_an_event_stored_twice_is_folded_once(store: Store) -> None:
     """At its second place stands a row without body: the tenant moves over it, the state does not change."""
     history = History(6, ["naha"])
@@ -152,8 +172,7 @@ async def test_a_rebuild_leaves_readers_undisturbed(store: Store, monkeypatch: p
     history = History(1)
     await history.archive(store, history.more(200))
     running = Projector(store)
-    while await running.round():
-        pass
+    await finished(running)
     old, wanted = await store.entities.current(), history.states()
     told: list[tuple[int, int]] = []
     seen: list[bool] = []
@@ -181,11 +200,8 @@ async def test_a_rebuild_leaves_readers_undisturbed(store: Store, monkeypatch: p
 
     await history.archive(store, history.more(30))
     with pytest.raises(Superseded):
-        while await running.round():
-            pass
-    again = Projector(store)
-    while await again.round():
-        pass
+        await finished(running)
+    await finished(Projector(store))
     assert await kept(store) == history.states()
 
 
@@ -257,8 +273,7 @@ async def test_a_rebuild_ends_while_events_keep_coming(store: Store, monkeypatch
     monkeypatch.setattr(Projection, "step", step)
     assert 6 <= waiting <= 12
     running = Projector(store)
-    while await running.round():
-        pass
+    await finished(running)
     assert await kept(store) == history.states()
 
 
