@@ -10,10 +10,11 @@ import os
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import structlog
 import typer
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("hub")
 
 app = typer.Typer()
+
+SWITCH_INTERVAL_S: Final = 0.0002
 
 
 @app.command("serve")
@@ -77,6 +80,10 @@ def run_loop(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+    # SQLite works in threads, and takes the interpreter's lock once a row: by default it would wait 5 ms for each while
+    # the loop is busy.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     async def outer() -> int:
         stop = asyncio.Event()
