@@ -25,6 +25,11 @@ bench: .venv/dev
 	$(BIN)/hub bench publish
 	$(BIN)/hub bench publish --lone
 	$(BIN)/hub bench consume --beside tests/bench/faststream_consume.py
+	$(BIN)/hub bench archive
+	$(BIN)/hub bench archive --beside 1000
+	$(BIN)/hub bench catch-up
+	$(BIN)/hub bench replay
+	$(BIN)/hub bench lookups
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

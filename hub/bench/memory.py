@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import orjson
 from sqlalchemy import func, select
 
 from hub.bench.figures import ratio
@@ -201,3 +203,63 @@ def _follow(hub: Target, events: int) -> dict[str, Any]:
         follower.until_ready()
         follower.go()
         return follower.result()
+
+
+def replay(
+    directory: Path, settings: dict[str, str], *, events: int, paced_s: float, event_bytes: int
+) -> dict[str, Any]:
+    """The history into a file as fast as it goes, and some seconds of it at ten times their speed."""
+    with own_hub(directory, ARCHIVED | settings) as hub:
+        pad, _ = hub.fit(event_bytes)
+        fill(hub, events - 1, pad)
+        until(hub, lambda now: now["hub_store_lag_events"] == 0)
+        until_projected(settings, directory)
+        file = directory / "replayed.ndjson"
+        command = [sys.executable, "-m", "hub.cli.main", "replay", "--to-file", str(file)]
+        place = ["--url", f"http://{hub.host}:{hub.port}", "--data-dir", str(directory / "data")]
+        begun = time.perf_counter()
+        done = subprocess.run([*command, *place], capture_output=True, text=True, check=False)
+        elapsed = time.perf_counter() - begun
+        if done.returncode != 0:
+            raise LoadError(f"the replay failed: {done.stderr[-500:]}")
+        with file.open("rb") as lines:
+            written = sum(1 for _ in lines)
+        size = file.stat().st_size
+        cursor = httpx.get(
+            f"http://{hub.host}:{hub.port}/api/v1/events",
+            params={"after": "latest"},
+            headers={"Authorization": f"Bearer {hub.all_tenants}"},
+        ).json()["next"]
+        asked = {"way": "paced", "connections": 1, "rate": 100, "seconds": paced_s, "tick_s": 0.0, "pad": pad}
+        with LoadProcess(_PUBLISHERS, hub.address | asked) as writers:
+            writers.until_ready()
+            writers.go()
+            writers.result()
+        paced = _paced(hub, cursor)
+    return {
+        "events": written,
+        "file_mib": round(size / 2**20, 1),
+        "seconds": round(elapsed, 2),
+        "events_per_s": round(written / elapsed),
+        "at_ten_times": paced,
+    }
+
+
+def _paced(hub: Target, after: str) -> dict[str, Any]:
+    """How long the last events take at ten times their speed, from the first of them to the last."""
+    recorded: list[float] = []
+    arrived: list[float] = []
+    with httpx.stream(
+        "GET",
+        f"http://{hub.host}:{hub.port}/api/v1/replays/export",
+        params={"after": after, "speed": "10"},
+        headers={"Authorization": f"Bearer {hub.all_tenants}"},
+        timeout=120,
+    ) as lines:
+        for line in lines.iter_lines():
+            found = orjson.loads(line)
+            if "event" in found:
+                recorded.append(datetime.fromisoformat(found["event"]["recorded_at"]).timestamp())
+                arrived.append(time.perf_counter())
+    span, took = recorded[-1] - recorded[0], arrived[-1] - arrived[0]
+    return {"events": len(recorded), "recorded_s": round(span, 3), "took_s": round(took, 3), "times": ratio(span, took)}

@@ -207,6 +207,24 @@ def catch_up(
     )
 
 
+@group.command("replay")
+def replay(
+    events: Annotated[int, typer.Option(help="Events of the history", min=2)] = 300_000,
+    paced: Annotated[float, typer.Option(help="Seconds of it that are sent again ten times as fast", min=1)] = 20,
+    event_bytes: EventBytes = 600,
+    store: Store = None,
+) -> None:
+    """The history into a file, events a second from the command's start to its end; and the pace of ten times."""
+    from hub.bench import memory
+
+    _remember(
+        "replay",
+        lambda directory: memory.replay(
+            directory, _stored(store), events=events, paced_s=paced, event_bytes=event_bytes
+        ),
+    )
+
+
 @group.command("lookups")
 def lookups(
     events: Annotated[int, typer.Option(help="Events of all hotels", min=10_000)] = 2_000_000,

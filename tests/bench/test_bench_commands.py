@@ -87,6 +87,46 @@ def test_consumers_work_off_everything() -> None:
     assert found["to_faststream_consume"] > 0
 
 
+def test_archiving_is_measured_on_a_full_log() -> None:
+    """Every event that waited is archived."""
+    found = bench("archive", "--events", "3000")
+    assert found["events"] == 3000
+    assert found["archived_per_s"] > 0
+    assert found["bytes_an_event"] > 600
+
+
+def test_a_publisher_is_timed_beside_the_archiver() -> None:
+    """With and without, in turns."""
+    command = [sys.executable, "-m", "hub.cli.main", "bench", "archive", "--beside", "50", "--seconds", "0.3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    found = json.loads(done.stdout)
+    assert found["bench"] == "archive_beside"
+    assert found["p99_ratio"] > 0
+    assert [len(one) for one in found["every_p99_ms"].values()] == [3, 3]
+
+
+def test_a_subscriber_catches_up_over_archive_and_stream() -> None:
+    """From the earliest on, with half of it in the archive alone: everything once, in order, without a gap."""
+    found = bench("catch-up", "--events", "4000", "--subscribers", "3", "--rate", "20", "--seconds", "0.5")
+    for reader in (found["alone"], found["beside_live_subscribers"]):
+        assert reader["events"] >= 4000
+        assert (reader["gaps"], reader["out_of_order"]) == (0, 0)
+
+
+def test_a_small_hotel_is_looked_up_among_large_ones() -> None:
+    """Trace, history and snapshot answer."""
+    found = bench("lookups", "--events", "10000", "--times", "10")
+    assert found["of_the_small_hotel"] > 0
+    assert all(found[name]["p95_ms"] > 0 for name in ("trace", "entity_history", "snapshot"))
+
+
+def test_a_replay_is_measured() -> None:
+    """Into a file, whole; and at ten times the recorded speed."""
+    found = bench("replay", "--events", "2000", "--paced", "2")
+    assert found["events"] == 2000
+    assert found["at_ten_times"]["events"] > 100
+
+
 def test_a_hub_at_an_address_is_measured_from_outside() -> None:
     """Its load takes the tenants of the token; its memory and processors are not known."""
     with target(None, None) as hub:

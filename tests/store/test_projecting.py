@@ -242,10 +242,21 @@ async def test_the_later_of_two_rebuilds_wins(open_database: Open, monkeypatch: 
     history = History(4)
     await history.archive(first, history.more(100))
     await projected(Projection(first, await opened(first.entities), current=True))
-    started = asyncio.Event()
-    earlier = asyncio.create_task(rebuild(first, lambda *_: started.set()))
+    started, over = asyncio.Event(), asyncio.Event()
+    step = Projection.step
+
+    async def held(projection: Projection) -> int:
+        done = await step(projection)
+        if not started.is_set():
+            started.set()
+            await over.wait()
+        return done
+
+    monkeypatch.setattr(Projection, "step", held)
+    earlier = asyncio.create_task(rebuild(first))
     await started.wait()
     assert await rebuild(second) == 100
+    over.set()
     with pytest.raises(Superseded):
         await earlier
     assert await kept(first) == history.states()
