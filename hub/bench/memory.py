@@ -223,7 +223,8 @@ def replay(
         if done.returncode != 0:
             raise LoadError(f"the replay failed: {done.stderr[-500:]}")
         with file.open("rb") as lines:
-            written = sum(1 for _ in lines)
+            # The last line says how many there were.
+            written = sum(1 for _ in lines) - 1
         size = file.stat().st_size
         cursor = httpx.get(
             f"http://{hub.host}:{hub.port}/api/v1/events",

@@ -194,7 +194,7 @@ def catch_up(
     from hub.bench import memory
 
     _remember(
-        "catch_up",
+        "catch-up",
         lambda directory: memory.catch_up(
             directory,
             _stored(store),
@@ -251,8 +251,10 @@ def _remember(name: str, run: Callable[[Path], dict[str, Any]]) -> None:
     """Measure with hubs one after another on one data directory."""
     from hub.bench.raw import LoadError
     from hub.bench.target import raise_file_limit
+    from hub.telemetry import configure_logging
 
     raise_file_limit()
+    configure_logging("warning", "auto")
     try:
         with tempfile.TemporaryDirectory(prefix="hub-bench-") as directory:
             found = run(Path(directory))
