@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line, or say what it needs: the SDK installs without the server."""
     try:
         from hub.cli.main import main as run
@@ -17,4 +18,4 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    run()
+    sys.exit(run())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -207,3 +209,12 @@ class TestServe:
             await line_with(hub, "hub_started", "stderr")
 
             assert await interrupted(hub, number) == 0
+
+
+def test_the_installed_program_ends_with_the_commands_code(tmp_path: Path) -> None:
+    """`hub` as it lies on the PATH, not only as a module: a wrong call is 2, a failure 1, success 0."""
+    program = str(Path(sys.executable).with_name("hub"))
+    environment = clean_environment() | {"HUB_DATA_DIR": str(tmp_path)}
+    for arguments, code in ((["token", "--bogus"], 2), (["store", "status"], 1), (["config"], 0)):
+        done = subprocess.run([program, *arguments], env=environment, capture_output=True, cwd=tmp_path, check=False)
+        assert done.returncode == code, (arguments, done.stderr)
