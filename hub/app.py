@@ -52,6 +52,7 @@ from hub.settings import Settings
 from hub.store.database import Database, StoreUnavailable, StoreVersionError, store_url
 from hub.store.store import Store
 from hub.telemetry import Metrics
+from schemas.cursor import StreamId
 
 VERSION: Final = installed_version("hotel-event-hub")
 
@@ -206,6 +207,7 @@ class Hub:
             settings.groups,
             retention_hours=settings.retention_hours,
             refresh=self._ask_durability,
+            places=self._archived_places,
         )
         group_watch = GroupWatch(
             self.log,
@@ -281,6 +283,11 @@ class Hub:
         # The server answers: what it refused before is over, or is about to be said again.
         self.log.last_error = None
         self.metrics.durable.set(1 if found.durable else 0)
+
+    async def _archived_places(self) -> dict[str, dict[int, StreamId]]:
+        """How far the store is, which may be less than its group says: it may have been restored from an older copy."""
+        places = await self.store.archive.places()
+        return {ARCHIVER: {partition: place.id for partition, place in places.items()}}
 
     async def _reopen(self) -> None:
         """Prepare the server again after it was away or emptied; concurrent callers share one attempt."""

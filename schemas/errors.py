@@ -45,6 +45,8 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "not_authority": Code(403, False, "Another system is the source of authority for this"),
         "not_found": Code(404, False, "There is no such thing"),
         "conflict": Code(409, False, "The entity has moved on since the expected revision"),
+        "replay_active": Code(409, False, "The target has a replay that is not over"),
+        "replay_over": Code(409, False, "The replay is over"),
         "too_large": Code(413, False, "The request is larger than the limit"),
         "rate_limited": Code(429, True, "Too many requests for now"),
         "unknown_op": Code(400, False, "There is no such operation"),

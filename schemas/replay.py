@@ -92,16 +92,16 @@ class Target(Model):
         return self
 
     @property
-    def key(self) -> str:
+    def text(self) -> str:
         """The target as one text."""
         if self.group is not None:
             return f"group {self.group}"
         if self.webhook is not None:
             return f"webhook {self.webhook}"
-        return channel_key(str(self.system), str(self.channel))
+        return channel_text(str(self.system), str(self.channel))
 
 
-def channel_key(system: str, channel: str) -> str:
+def channel_text(system: str, channel: str) -> str:
     """A system's channel as one text."""
     return f"channel {system} {channel}"
 

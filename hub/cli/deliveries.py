@@ -15,7 +15,7 @@ from rich.text import Text
 from hub.cli.access import Access, DataDir, Json, Token, Url, access
 from hub.cli.failure import UsageError
 from hub.cli.output import clean, compact, json_document, line, note, on_terminal, table
-from hub.cli.remote import Remote
+from hub.cli.remote import Remote, segment
 
 PAGE: Final = 500
 COLUMNS: Final = ("stored", "tenant", "event", "entity", "status", "systems", "retries", "event id", "error")
@@ -48,7 +48,7 @@ def trace(
 
     async def ask() -> Any:
         async with Remote(access(url, token, data_dir)) as remote:
-            return await remote.get(f"events/{event_id}/trace", tenant=tenant)
+            return await remote.get(f"events/{segment(event_id)}/trace", tenant=tenant)
 
     found = asyncio.run(ask())
     if json:

@@ -12,7 +12,7 @@ from hub.cli.access import Access, DataDir, Json, Token, Url, access, load_setti
 from hub.cli.event_lines import COLUMNS, EventPrinter
 from hub.cli.failure import CommandError
 from hub.cli.output import Bar, compact, json_document, line, note, on_terminal, table
-from hub.cli.remote import Remote
+from hub.cli.remote import Remote, segment
 from schemas.frames import MAX_PAGE
 
 LIMIT: Final = 100
@@ -84,7 +84,7 @@ def get(
 
     async def ask() -> Any:
         async with Remote(access(url, token, data_dir)) as remote:
-            return await remote.get(f"events/{event_id}", tenant=tenant)
+            return await remote.get(f"events/{segment(event_id)}", tenant=tenant)
 
     found = asyncio.run(ask())
     if json or not on_terminal():

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, NoReturn, Self
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -36,6 +37,11 @@ _FIXES: Final[Mapping[str, str]] = {
     "not_authority": "Publish as the system of authority, with its token",
     "conflict": "Read the entity again, then publish with its revision",
 }
+
+
+def segment(text: str) -> str:
+    """A text as one segment of a path, whatever it is; `..` would be taken for a way up."""
+    return quote(text, safe="").replace(".", "%2E")
 
 
 class Unreachable(CommandError):

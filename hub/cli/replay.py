@@ -14,7 +14,7 @@ from hub.cli.access import Access, DataDir, Json, Token, Url, access
 from hub.cli.failure import CommandError, UsageError
 from hub.cli.output import Bar, json_document, line, note, on_terminal, table
 from hub.cli.remote import Remote
-from hub.cli.replay_lines import Lines, export
+from hub.cli.replay_lines import Held, Lines, export, incomplete
 
 POLL_S: Final = 0.5
 _COLUMNS: Final = ("replay id", "state", "target", "events", "sent", "first", "last", "eta")
@@ -38,7 +38,7 @@ def replay(
     to_group: Annotated[str | None, typer.Option(help="To this consumer group, by its own stream")] = None,
     to_webhook: Annotated[str | None, typer.Option(help="To this webhook")] = None,
     to_file: Annotated[Path | None, typer.Option(help="Into this file, one JSON object a line")] = None,
-    append: Annotated[bool, typer.Option("--append", help="Continue a file that was cut short")] = False,
+    append: Annotated[bool, typer.Option("--append", help="Continue a file that was cut short, where it ends")] = False,
     from_: Annotated[
         str | None, typer.Option("--from", help="Recorded from: an instant, or a date of the property like 2026-11-17")
     ] = None,
@@ -78,7 +78,7 @@ def replay(
     if append and to_file is None:
         raise UsageError("--append is for --to-file")
     if to_file is not None and to_file.exists() and not append:
-        fix = "Name another file, or continue it with --append --after CURSOR"
+        fix = "Name another file, or continue it with --append"
         raise UsageError(f"{to_file} is there already", fix)
     reached = access(url, token, data_dir)
     given: dict[str, Any] = {name: value for name, value in asked.items() if value}
@@ -87,6 +87,12 @@ def replay(
         asyncio.run(_look(reached, given | ({"target": target} if target else {}), json))
     elif target is None:
         given["speed"] = speed or "full"
+        if to_file is not None and to_file.exists() and after is None:
+            held = Held(to_file)
+            if held.end is not None:
+                _is_whole(to_file, held.end)
+                return
+            given |= {"after": held.after} if held.after else {}
         asyncio.run(_export(reached, given, to_file, append))
     else:
         given |= {"target": target, "speed": speed or "recorded"} | ({"replay_id": replay_id} if replay_id else {})
@@ -112,6 +118,14 @@ def _target(
     if len(targets) + (file is not None) > 1:
         raise UsageError("a replay goes to one place", "Give one of --to-system, --to-group, --to-webhook, --to-file")
     return targets[0] if targets else None
+
+
+def _is_whole(file: Path, end: Mapping[str, Any]) -> None:
+    note(
+        f"{file} is whole: nothing was added. What came since follows with --append --after {end['cursor'] or 'earliest'}"
+    )
+    if end.get("skipped"):
+        raise incomplete(end["skipped"])
 
 
 async def _look(reached: Access, asked: Mapping[str, Any], json: bool) -> None:

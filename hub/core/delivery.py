@@ -6,6 +6,7 @@ than what happened; what it does not say did not happen, as far as anybody knows
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,10 @@ _TO_READERS: Final = frozenset({"sent", "caught_up", "polled", "acked"})
 _OF_GROUPS: Final = frozenset({"handled", "retried", "dead_lettered", "redriven", "discarded"})
 _ORDER: Final[Mapping[str, int]] = {"routed": 0, "acked": 2, "handled": 2}
 """Of what is noted for the same moment, what comes first."""
+_TO_CHANNEL: Final = "channel "
+"""How the channel of a row begins whose events were replayed to a system's channel, not to a group."""
+_CLASS: Final = re.compile(r"(\w{1,100})(?::|\Z)", re.ASCII)
+_NO_WORDS: Final = "error"
 _STEPS: Final[Mapping[str, str]] = {"acked": "acknowledged"}
 
 
@@ -184,6 +189,10 @@ def is_about(row: Row, partition: int, entry: Entry) -> bool:
         return False
     if row.kind in _TO_READERS and not may_see(row.system or "", entry.targets):
         return False
+    if row.kind == "replayed" and (row.channel or "").startswith(_TO_CHANNEL):
+        # A group is handed all that is selected; a channel only what is for its system.
+        if not may_see(row.system or "", entry.targets):
+            return False
     if row.kind in _OF_GROUPS and row.name in _SYSTEMS and row.name not in entry.targets:
         # The group finishes by passing over what is not for its system.
         return False
@@ -309,7 +318,23 @@ class View:
     sessions: bool = True
     masked: bool = False
     system: str = ""
-    """The reader's own: its connections are shown in any case."""
+    """The reader's own: its connections, subscriptions and errors are shown in any case."""
+
+    def shows(self, system: str | None) -> bool:
+        """Whether what is a system's (or a group's of its name) own may be seen."""
+        return self.sessions or (system is not None and system == self.system)
+
+    def words(self, error: str | None, system: str | None) -> str | None:
+        """What may be seen of an error that a system, or a group, met."""
+        if error is None or not self.shows(system):
+            return None
+        return class_of(error) if self.masked else error
+
+
+def class_of(error: str) -> str:
+    """The class of an exception alone: its words may quote a guest."""
+    found = _CLASS.match(error)
+    return _NO_WORDS if found is None else found[1]
 
 
 def log_of(
@@ -335,7 +360,7 @@ def trace_of(
     """The story of an event. `rows` are those that speak of it."""
     moments = _moments(rows, entry)
     steps = sorted(moments, key=lambda step: (step[0], _ORDER.get(step[1].kind, 1), step[1].id))
-    timeline = [TraceStep(at=instant(entry.id.ms), step="appended", system=_source(entry))]
+    timeline = [TraceStep(at=instant(entry.id.ms), step="appended", system=entry.source)]
     timeline += [_step(at, row, view) for at, row in steps[: MAX_STEPS - 1]]
     said = _log(entry, rows, now_ms, outstanding_ms, view, subscribers)
     return EventTrace(**said, timeline=timeline, truncated=len(steps) >= MAX_STEPS)
@@ -351,9 +376,11 @@ def _log(
 ) -> dict[str, Any]:
     come = {system: with_system(rows, system, entry.id) for system in entry.targets}
     status = whole([one.status for one in come.values()])
-    failed = [one for one in come.values() if one.error is not None]
+    errors = [words for system, one in come.items() if (words := view.words(one.error, system)) is not None]
     answered = max((one.at_ms or 0 for one in come.values()), default=entry.id.ms)
-    waiting: dict[str, list[str]] = {system: [] for system, one in come.items() if one.status in ("sent", "waiting")}
+    waiting: dict[str, list[str]] = {
+        system: [] for system, one in come.items() if one.status in ("sent", "waiting") and view.shows(system)
+    }
     for one in subscribers:
         if one.system in waiting and one.tenant_id == entry.tenant_id and asks_for(one.interest, entry):
             waiting[one.system].append(one.name)
@@ -366,12 +393,12 @@ def _log(
         "entity": entry.entity,
         "sequence": entry.sequence,
         "cursor": entry.cursor,
-        "source_system": _source(entry),
+        "source_system": entry.source,
         "target_systems": list(entry.targets),
         "delivery_status": status,
         "delivery_time": max(0, answered - entry.id.ms) if status == "success" else None,
         "retry_count": sum(one.retries for one in come.values()),
-        "error_message": _words(failed[0].error, view) if failed else None,
+        "error_message": errors[0] if errors else None,
         "timestamp": instant(max([entry.id.ms, *happened])),
         "recorded_at": instant(entry.timestamp_ms),
         "outstanding": is_outstanding(status, entry, now_ms, outstanding_ms),
@@ -381,7 +408,7 @@ def _log(
                 # Clocks differ: no answer comes before the event.
                 at=None if one.at_ms is None else instant(max(one.at_ms, entry.id.ms)),
                 retry_count=one.retries,
-                error_message=_words(one.error, view),
+                error_message=view.words(one.error, system),
                 waiting_for=sorted(waiting.get(system, ())),
             )
             for system, one in come.items()
@@ -405,7 +432,7 @@ def _moments(rows: Sequence[Row], entry: Entry) -> list[tuple[int, Row]]:
 
 
 def _step(at: int, row: Row, view: View) -> TraceStep:
-    shown = view.sessions or (row.system is not None and row.system == view.system)
+    shown = view.shows(row.system)
     of_group = row.kind in _OF_GROUPS
     return TraceStep(
         at=instant(at),
@@ -418,18 +445,8 @@ def _step(at: int, row: Row, view: View) -> TraceStep:
         hub=row.hub,
         ref=row.session if row.kind == "redriven" else row.ref,
         attempts=row.attempts if row.kind != "redriven" else None,
-        error_message=_words(row.error, view),
+        error_message=view.words(row.error, row.name if of_group else row.system),
     )
-
-
-def _words(error: str | None, view: View) -> str | None:
-    # The words of an exception may quote the guest.
-    return error.partition(":")[0] if error is not None and view.masked else error
-
-
-def _source(entry: Entry) -> str | None:
-    source = entry.event["data"].get("updated_by_system")
-    return source if isinstance(source, str) else None
 
 
 def instant(ms: int) -> str:

@@ -33,6 +33,8 @@ class _Head(NamedTuple):
     targets: tuple[str, ...]
 
 
+NOT_AN_EVENT: Final = (AttributeError, KeyError, TypeError, ValueError)
+"""What reading a damaged envelope ends with."""
 _OTHER: Final = _Head(-1, ())
 """Of an envelope that the publisher did not write, or not this release's."""
 
@@ -121,11 +123,18 @@ class Entry:
     @property
     def readable(self) -> bool:
         """Whether it is an event; what others wrote into the stream may only look like one."""
-        if self.head is not _OTHER:
-            return True
         try:
-            return isinstance(self.event["targets"], list) and isinstance(self.event["schema_version"], int)
-        except (KeyError, ValueError):
+            if self.head is not _OTHER:
+                return True
+            event = self.event
+            targets = event["targets"]
+            return (
+                isinstance(targets, list)
+                and all(isinstance(target, str) for target in targets)
+                and isinstance(event["type"], str)
+                and isinstance(event["schema_version"], int)
+            )
+        except NOT_AN_EVENT:
             return False
 
     @property
@@ -141,7 +150,16 @@ class Entry:
 
     def published_by(self, system: str) -> bool:
         """Whether the event is a system's own."""
-        return bool(self.event["data"].get("updated_by_system") == system)
+        return self.source == system
+
+    @property
+    def source(self) -> str | None:
+        """The system that published it; None where it does not say."""
+        try:
+            source = self.event["data"].get("updated_by_system")
+        except NOT_AN_EVENT:
+            return None
+        return source if isinstance(source, str) else None
 
     def json(self, view: str) -> bytes:
         """The envelope as a reader with this view gets it: at the newest schema version, guests masked if need be."""

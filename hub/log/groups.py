@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
@@ -113,8 +113,17 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-async def trim(log: StreamLog, older_than_ms: int, now_ms: int, configured: Collection[str]) -> int:
+async def trim(
+    log: StreamLog,
+    older_than_ms: int,
+    now_ms: int,
+    configured: Collection[str],
+    places: Mapping[str, Mapping[int, StreamId]] | None = None,
+) -> int:
     """Remove what is older than `older_than_ms` (Unix ms) and finished by every group; how many entries went.
+
+    `places` are those that a group's reader keeps itself, by partition, and that count instead of the server's: a
+    reader that was set back to an older copy of its own still needs what the server takes for finished.
 
     A group holds the trim when it is configured, or when somebody has ever read with it: a group that is neither was
     made by former settings and waits for nobody. The last trimmed event of each tenant is written down in the same
@@ -127,13 +136,27 @@ async def trim(log: StreamLog, older_than_ms: int, now_ms: int, configured: Coll
             # A group that should be there is not: what it has finished is unknown until it is made again.
             continue
         holding = [state for state in states if state.group in configured or _used(state)]
-        limit = min([StreamId(older_than_ms, 0), *(state.finished.next for state in holding)])
+        own = places or {}
+        done = [own[one.group].get(partition, ZERO) if one.group in own else one.finished for one in holding]
+        limit = min([StreamId(older_than_ms, 0), *(place.next for place in done)])
         trimmed += await _trim_below(log, partition, limit)
     return trimmed
 
 
 def _used(state: GroupState) -> bool:
     return state.last_delivered != ZERO or state.consumers > 0
+
+
+# Of two hubs that trim the slower one must not turn a floor back. ARGV 1 the first id that stays, then tenant, place …
+_TRIM: Final = """
+for i = 2, #ARGV, 2 do
+  local held = redis.call('HGET', KEYS[1], ARGV[i])
+  if not held or tonumber(string.match(held, '^%d+')) < tonumber(string.match(ARGV[i + 1], '^%d+')) then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+  end
+end
+return redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[1])
+"""
 
 
 async def _trim_below(log: StreamLog, partition: int, limit: StreamId) -> int:
@@ -145,9 +168,5 @@ async def _trim_below(log: StreamLog, partition: int, limit: StreamId) -> int:
             return trimmed
         last = {entry.tenant_id: f"{entry.sequence} {entry.id}" for entry in parse(reply, 0)}
         after = StreamId.parse(reply[-1][0])
-        async with client.pipeline(transaction=True) as pipe:
-            if last:
-                pipe.hset(log.keys.floor(partition), mapping=last)
-            pipe.execute_command("XTRIM", stream, "MINID", "=", str(after.next))
-            *_, removed = await pipe.execute()
-        trimmed += int(removed)
+        floor = [part for pair in last.items() for part in pair]
+        trimmed += int(await client.eval(_TRIM, 2, log.keys.floor(partition), stream, str(after.next), *floor))

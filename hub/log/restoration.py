@@ -29,12 +29,17 @@ return 1
 """
 
 
+CHUNK: Final = 500
+"""Fields in one call: a script's stack holds some thousands."""
+
+
 async def _put(log: StreamLog, partition: int, key: str, values: Mapping[str, str], ttl_s: int | None = None) -> bool:
-    if not values:
-        return True
-    flat = [part for pair in values.items() for part in pair]
-    epoch = log.keys.epoch(partition)
-    return bool(await log.source.client.eval(_PUT, 2, epoch, key, "" if ttl_s is None else ttl_s, *flat))
+    pairs, epoch = list(values.items()), log.keys.epoch(partition)
+    for start in range(0, len(pairs), CHUNK):
+        flat = [part for pair in pairs[start : start + CHUNK] for part in pair]
+        if not await log.source.client.eval(_PUT, 2, epoch, key, "" if ttl_s is None else ttl_s, *flat):
+            return False
+    return True
 
 
 async def put_heads(log: StreamLog, partition: int, heads: Mapping[str, Head]) -> bool:
@@ -63,6 +68,17 @@ async def put_receipts(
     values = {f"{tenant_id} {event}": f"{s} {r} {id} archive" for event, (s, r, id) in receipts.items()}
     key, ttl_s = log.receipts_key(partition)
     return await _put(log, partition, key, values, ttl_s)
+
+
+async def put_positions(log: StreamLog, partition: int, positions: Mapping[tuple[str, str, str], str]) -> bool:
+    """The cursors of durable subscriptions, by system, name and tenant; False as above."""
+    values = {" ".join(names): cursor for names, cursor in positions.items()}
+    return await _put(log, partition, log.keys.positions(partition), values)
+
+
+async def put_settings(log: StreamLog, partition: int, settings: Mapping[str, str]) -> bool:
+    """What is known of the properties, as JSON by tenant; False as above."""
+    return await _put(log, partition, log.keys.tenants(partition), settings)
 
 
 async def begin_after(log: StreamLog, partition: int, group: str, id: StreamId) -> bool:

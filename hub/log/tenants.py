@@ -85,6 +85,10 @@ class Tenants:
         self._known[tenant_id] = tenant
         return tenant
 
+    def described(self) -> dict[str, str]:
+        """Every property that was described, as JSON."""
+        return {name: tenant.model_dump_json() for name, tenant in self._known.items()}
+
     async def listed(self) -> list[tuple[Tenant, Head | None]]:
         """Every property that was described or has events, and its last event."""
         await self.load()

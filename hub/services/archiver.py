@@ -18,6 +18,7 @@ from hub.log.acknowledged import move_group
 from hub.log.stream_log import StreamLog
 from hub.log.topology import RedisError
 from hub.services.dispatcher import Dispatcher
+from hub.services.ending import end
 from hub.store.archive import START, Batch, Fenced, Place
 from hub.store.database import StoreUnavailable, StoreVersionError
 from hub.store.store import Store
@@ -81,11 +82,7 @@ class Archiver:
         if self._task is None:
             return
         await asyncio.wait([self._task], timeout=STOP_S)
-        # Again until it works: before Python 3.12 `wait_for`, which redis-py uses, may swallow a cancellation.
-        while not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=0.1)
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     async def _run(self) -> None:
         backoff = 0.0
@@ -111,6 +108,7 @@ class Archiver:
             except (StoreUnavailable, RedisError, OSError) as error:
                 if isinstance(error, StoreUnavailable):
                     self._store.failed(error, writing=True)
+                    self._measure()
                 self._forget()
                 backoff = min(MAX_BACKOFF_S, max(0.2, backoff * 2))
                 if await self._pause(backoff):
@@ -207,7 +205,7 @@ class Archiver:
             place = places.get(partition, Place(0, ZERO))
             epoch = self._log.epochs[partition]
             if place.epoch != epoch and place.id != ZERO:
-                if batches or places is not self._places:
+                if batches or places is not self._places or not await self._is_current(partition):
                     continue
                 await self._reconcile(partition, place, epoch)
                 places[partition] = place = Place(epoch, place.id)
@@ -222,7 +220,15 @@ class Archiver:
 
     async def _read(self, partition: int, after: StreamId, count: int) -> Sequence[Entry]:
         found = self._dispatcher.recent(partition, after, count)
-        return found if found else await self._log.read(partition, after, count)
+        # What is remembered of a history that was replaced belongs to no place after the archive's any more.
+        if found and all(entry.epoch == self._log.epochs[partition] for entry in found):
+            return found
+        return await self._log.read(partition, after, count)
+
+    async def _is_current(self, partition: int) -> bool:
+        """Whether the epoch that this process knows is the server's: an emptied one has none until it is prepared."""
+        held = await self._log.source.client.get(self._log.keys.epoch(partition))
+        return held is not None and int(held) == self._log.epochs[partition]
 
     async def _reconcile(self, partition: int, place: Place, epoch: int) -> None:
         """The history was replaced. What the new one has before the archive's place, and the archive has not, is stored
@@ -232,11 +238,12 @@ class Archiver:
             entries = await self._log.read(partition, after, MAX_READ, upto=place.id)
             missing: list[Entry] = []
             if entries:
-                last = entries[-1].id
-                held = {
-                    (one.id, one.event_id)
-                    for one in await self._archive.read(partition, after, 4 * MAX_READ, before=last.next)
-                }
+                # Not from `after`: before its first entry the log was trimmed, and the archive goes on for long.
+                at, last = entries[0].id.previous, entries[-1].id
+                held: set[tuple[StreamId, str]] = set()
+                while page := await self._archive.read(partition, at, 4 * MAX_READ, before=last.next):
+                    held.update((one.id, one.event_id) for one in page)
+                    at = page[-1].id
                 missing = [entry for entry in entries if (entry.id, entry.event_id) not in held]
                 after = last
             done = not entries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ MAX_FAILURES: Final = 1000
 CHUNK: Final = 250
 BATCH: Final = 64
 """Events whose rows are read together."""
+_ROW: Final = re.compile(r"r([0-9]{1,15})-((?:[0-9a-f]{2}){1,64})")
+_PLACE: Final = re.compile(r"p([0-9]{1,15})-([0-9]{1,19})-([0-9]{1,4})")
 _FAILED: Final = ("dead_lettered", "discarded")
 _RETRYING: Final = ("retried", "redriven")
 _UNSEEN: Final = ("routed", "replayed")
@@ -174,6 +177,8 @@ class Deliveries:
         at, of = _place_after(wanted.after)
         if at is None:
             at, of = StreamId(wanted.since_ms, 0).previous if wanted.since_ms else ZERO, -1
+        if until <= wanted.since_ms:
+            return DeliveryPage(deliveries=[])
         durable = await self._subscribers(wanted)
         lanes = [
             _Lane(partition, at if partition <= of or of < 0 else at.previous) for partition in self._partitions(wanted)
@@ -271,26 +276,22 @@ class _Lane:
 def _row_after(after: str | None) -> tuple[int, bytes]:
     if after is None:
         return 0, b""
-    try:
-        ms, _, id = after.removeprefix("r").partition("-")
-        if after.startswith("r"):
-            return int(ms), bytes.fromhex(id)
-    except ValueError:
-        pass
-    raise _bad_after()
+    found = _ROW.fullmatch(after)
+    if found is None:
+        raise _bad_after()
+    return int(found[1]), bytes.fromhex(found[2])
 
 
 def _place_after(after: str | None) -> tuple[StreamId | None, int]:
     if after is None:
         return None, -1
-    try:
-        if after.startswith("p"):
-            ms, n, partition = map(int, after[1:].split("-"))
-            if 0 < ms < 1 << 48 and 0 <= n < 1 << 62 and partition >= 0:
-                return StreamId(ms, n), partition
-    except ValueError:
-        pass
-    raise _bad_after()
+    found = _PLACE.fullmatch(after)
+    if found is None:
+        raise _bad_after()
+    ms, n, partition = map(int, found.groups())
+    if not (0 < ms < 1 << 48 and n < 1 << 62):
+        raise _bad_after()
+    return StreamId(ms, n), partition
 
 
 def _bad_after() -> Problem:

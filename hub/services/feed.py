@@ -326,6 +326,8 @@ class Feed:
                         upto = self._dispatcher.position[partition]
                         asked = Asked(partition, self._asked(partition), self._dispatcher.history)
                         entries = await self._pages.next(asked, after, upto)
+                        if asked.history != self._dispatcher.history:
+                            continue  # read of a history that was replaced meanwhile
                         if self._lowest(partition) < after:
                             continue  # another subscription began before these meanwhile
                         if not entries:

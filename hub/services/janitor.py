@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -15,7 +15,10 @@ from hub.log.groups import GroupState
 from hub.log.stream_log import StreamLog
 from hub.log.tenants import Tenants
 from hub.log.topology import RedisError
+from hub.services.ending import end
+from hub.store.database import StoreUnavailable
 from hub.telemetry import Metrics
+from schemas.cursor import StreamId
 
 EVERY_S: Final = 10.0
 TRIM_EVERY: Final = 30
@@ -25,7 +28,11 @@ log = structlog.get_logger("hub.janitor")
 
 
 class Janitor:
-    """One a deployment is enough; more do no harm. `refresh` is awaited in every round."""
+    """One a deployment is enough; more do no harm. `refresh` is awaited in every round.
+
+    `places` gives the places of groups that keep theirs elsewhere; while it raises `StoreUnavailable`, nothing is
+    trimmed.
+    """
 
     def __init__(
         self,
@@ -37,6 +44,7 @@ class Janitor:
         *,
         retention_hours: float,
         refresh: Callable[[], Awaitable[None]],
+        places: Callable[[], Awaitable[Mapping[str, Mapping[int, StreamId]]]],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._log = stream_log
@@ -46,6 +54,7 @@ class Janitor:
         self._groups = tuple(groups)
         self._retention_ms = int(retention_hours * 3_600_000)
         self._refresh = refresh
+        self._places = places
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
         self.missing: list[str] = []
@@ -57,10 +66,7 @@ class Janitor:
 
     async def stop(self) -> None:
         """End the rounds."""
-        # Again until it works: before Python 3.12 `wait_for`, which redis-py uses, may swallow a cancellation.
-        while self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=0.1)
+        await end(self._task)
 
     async def _run(self) -> None:
         rounds = 0
@@ -99,7 +105,11 @@ class Janitor:
     async def trim(self) -> int:
         """Trim what is past the retention and finished by all; how many entries went."""
         now_ms = int(self._clock() * 1000)
-        trimmed = await consumer_groups.trim(self._log, now_ms - self._retention_ms, now_ms, self._groups)
+        try:
+            places = await self._places()
+        except StoreUnavailable:
+            return 0
+        trimmed = await consumer_groups.trim(self._log, now_ms - self._retention_ms, now_ms, self._groups, places)
         self._metrics.trimmed.inc(trimmed)
         if trimmed:
             log.info("trimmed", entries=trimmed)

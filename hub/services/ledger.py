@@ -22,6 +22,7 @@ from hub.core.entry import Entry
 from hub.core.routing import Audience, Interest
 from hub.core.subscription import Subscription
 from hub.log.dead_letters import DeadLetter
+from hub.services.ending import end
 from hub.services.live_ranges import LiveRanges, Trail
 from hub.store.database import StoreUnavailable
 from hub.store.ledger import Ledger
@@ -130,8 +131,7 @@ class Recorder:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end(task)
         self._on = False
         try:
             async with asyncio.timeout(STOP_S):
@@ -265,7 +265,8 @@ class Recorder:
             text = _text(interest)
             key = (trail.session, one.id, partition, text)
             held = self._caught_up.get(key)
-            if held is not None and held.last < fresh[0].id:
+            # Only where the row ends: in between, a subscription may have been closed and opened again elsewhere.
+            if held is not None and stood <= held.last < fresh[0].id:
                 first, first_ms, id = held.first, held.first_ms, held.id
             else:
                 if held is not None:
@@ -419,8 +420,10 @@ class Recorder:
         system: str | None = None,
         interests: Iterable[Interest] = (),
         tenant_id: str | None = None,
+        times: tuple[int | None, int | None] = (None, None),
     ) -> None:
-        """Of this range of places, ends included, what the interests ask for was replayed to a target."""
+        """Of this range of places, ends included, what the interests ask for was replayed to a target; with `times`
+        (Unix ms of recorded_at, from inclusive, to exclusive) only what was recorded between them."""
         if not self._on:
             return
         interests, now = list(interests), self._now_ms()
@@ -437,7 +440,7 @@ class Recorder:
                 system=system,
                 channel=target[:20],
                 ref=replay_id,
-                interest=interest_text(interests) if interests else None,
+                interest=interest_text(interests, *times) if interests else None,
                 events=events,
             )
         )

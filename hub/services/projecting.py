@@ -168,20 +168,21 @@ class Projection:
         for number, id in ends.items():
             lanes[number].at = id
         for lane in dry:
-            behind = (number for number, due in lane.due.items() if self._at(number).position < due)
+            behind = (number for number, due in lane.due.items() if self.at(number).position < due)
             self._astray.update(behind)
             lane.due = {}
         return len(rows) or len(self._astray)
 
     async def _follow_astray(self, number: int) -> int:
         """Read one tenant by position. An event that is missing altogether is passed: the chain's check tells of it."""
-        rows = await self._entities.following_of(number, self._at(number).position, MAX_BATCH)
+        rows = await self._entities.following_of(number, self.at(number).position, MAX_BATCH)
         await self._project(rows, gaps=True)
         if len(rows) < MAX_BATCH:
             self._astray.discard(number)
         return len(rows) or 1
 
-    def _at(self, number: int) -> Reached:
+    def at(self, number: int) -> Reached:
+        """How far a tenant is projected."""
         return self._reached.get(number, NOTHING)
 
     # -- folding --------------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ class Projection:
             number, position, epoch = row[0], row[1], row[4]
             last = positions.get(number)
             if last is None:
-                last = positions[number] = self._at(number).position
+                last = positions[number] = self.at(number).position
                 if last == 0:
                     self._whole[number] = epoch
             if position <= last:

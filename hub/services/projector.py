@@ -12,10 +12,11 @@ from typing import Final
 
 import structlog
 
+from hub.services.ending import end
 from hub.services.projecting import MAX_BATCH, Projection
 from hub.store.archive import Fenced
 from hub.store.database import StoreUnavailable, StoreVersionError
-from hub.store.entities import Superseded
+from hub.store.entities import NOTHING, Superseded
 from hub.store.store import Store
 
 PACE_S: Final = 0.05
@@ -56,8 +57,7 @@ class Projector:
         if self._task is None:
             return
         await asyncio.wait([self._task], timeout=STOP_S)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     async def _run(self) -> None:
         backoff = 0.0
@@ -146,6 +146,11 @@ async def rebuild(
         after: tuple[str, str] | None = ("", "")
         while after is not None:
             after = await entities.carry(old, projection.generation, number, upto, after)
+    # A tenant whose events have all expired was never written to: its states are carried, its place is what is gone.
+    settled = await entities.reached(projection.generation)
+    unwritten = {number: (NOTHING, projection.at(number)) for number in projection.expired if number not in settled}
+    if unwritten:
+        await entities.write(projection.generation, {}, unwritten, current=False)
     await entities.switch(projection.generation)
     done = projection.position - sum(one.base_position for one in (await store.archive.tenants()).values())
     log.info("projection_rebuilt", generation=projection.generation, events=done)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import orjson
+import structlog
 
-from hub.core.entry import Entry
+from hub.core.entry import NOT_AN_EVENT, Entry
 from hub.core.routing import Interest, may_see
 from hub.log.stream_log import Head, Start
 from hub.log.topology import RedisError
@@ -30,6 +31,8 @@ MAX_INDEXED: Final = 32
 """Pairs of tenant and entity that are looked up one by one."""
 MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
 SKEW_MS: Final = 3_600_000
+
+log = structlog.get_logger("hub.reader")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +108,24 @@ class Reader:
         allowed = frozenset(wanted) or claims.patterns("subscribe")
         if not allowed:
             raise Problem("forbidden", "the token has no subscribe: scope")
-        for tenant in tenants:
+        chosen = await self.tenants(claims, tenants)
+        return Interest(frozenset(chosen), allowed, frozenset(entities) or None), chosen
+
+    async def tenants(self, claims: Claims, named: Sequence[str] = ()) -> tuple[str, ...]:
+        """Whose events a token may ask for: of the tenants that are named, or of all its own.
+
+        Raises:
+            Problem: one is named that the token does not hold, or there are too many.
+        """
+        for tenant in named:
             claims.require_tenant(tenant)
-        chosen = tuple(tenants)
+        chosen = tuple(named)
         if not chosen:
             chosen = tuple(sorted(await self._log.tenants() if claims.all_tenants else claims.tenants))
         if len(chosen) > MAX_TENANTS:
             error = FieldError("tenant", f"a listing covers at most {MAX_TENANTS} tenants; name them")
             raise Problem("invalid_request", error.message, [error])
-        return Interest(frozenset(chosen), allowed, frozenset(entities) or None), chosen
+        return chosen
 
     async def page(self, claims: Claims, query: Query) -> Page:
         """One page.
@@ -290,8 +302,10 @@ class Reader:
             return False
         if query.to_ms is not None and entry.timestamp_ms >= query.to_ms:
             return False
-        return query.interest.wants(entry.tenant_id, entry.type, entry.action, entry.entity) and may_see(
-            claims.system, entry.targets
+        return (
+            query.interest.wants(entry.tenant_id, entry.type, entry.action, entry.entity)
+            and may_see(claims.system, entry.targets)
+            and _shown(entry, claims.view)
         )
 
     def _gap(self, tenant_id: str, reason: str, head: Head) -> dict[str, str]:
@@ -307,10 +321,20 @@ class Reader:
                 raise Problem("log_unavailable", "the log cannot be read now; ask again") from error
             except StoreUnavailable as error:
                 raise Problem("store_unavailable") from error
-            if entry is None:
+            if entry is None or not entry.readable:
                 continue
             if entry.published_by(claims.system) or (
                 may_see(claims.system, entry.targets) and claims.may("subscribe", f"{entry.type}.{entry.action}")
             ):
-                return entry
+                return entry if _shown(entry, claims.view) else None
         return None
+
+
+def _shown(entry: Entry, view: str) -> bool:
+    """Whether the event can be shown; what was made of it for that is kept with it."""
+    try:
+        entry.json(view)
+    except NOT_AN_EVENT:  # it is damaged within; the others' events go on
+        log.exception("entry_not_readable", id=str(entry.id))
+        return False
+    return True

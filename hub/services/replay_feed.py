@@ -7,9 +7,10 @@ any hub can serve any of it. One task a subscription; the connection's feed owns
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import orjson
@@ -23,9 +24,9 @@ from hub.log.topology import RedisError
 from hub.security.tokens import Claims
 from hub.services.ledger import Recorder
 from hub.services.opening import interest_of
-from hub.services.replay_plan import Plan
+from hub.services.replay_plan import Plan, common
 from hub.services.replay_reading import Reading
-from hub.services.replay_watch import POLL_S, ReplayWatch, pace_of
+from hub.services.replay_watch import POLL_S, ReplayWatch, goes_to, holds, pace_of
 from hub.store.database import StoreUnavailable
 from hub.store.replays import Replay
 from hub.telemetry import Metrics
@@ -33,11 +34,14 @@ from schemas import patterns
 from schemas.cursor import Cursor, StreamId, split
 from schemas.errors import FieldError, Problem
 from schemas.frames import Subscribe
-from schemas.replay import channel_key
+from schemas.replay import channel_text
 
+MAX_SUBSCRIPTIONS: Final = 8
+"""Replay subscriptions of one connection: each reads the history for itself."""
 CHUNK_BYTES: Final = 128 * 1024
 TELL_MS: Final = 1000
 RETRY_S: Final = 1.0
+_REMEMBERED: Final = 256
 
 log = structlog.get_logger("hub.replays")
 
@@ -65,13 +69,13 @@ class _Subscription:
     interest: Interest
     resume: Replay | None
     places: dict[str, StreamId]
-    served: str = ""
-    """The last replay that came to its end here."""
+    served: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    """The replays that came to their end here."""
     events: int = 0
     told_ms: int = 0
     reached_ms: int | None = None
-    written: dict[int, tuple[StreamId, StreamId, int]] = field(default_factory=dict)
-    """By partition, what the ledger does not have yet: first place, last place, events."""
+    written: dict[str, tuple[StreamId, StreamId, int]] = field(default_factory=dict)
+    """By tenant, what the ledger does not have yet: first place, last place, events."""
     buffer: list[bytes] = field(default_factory=list)
     size: int = 0
     task: asyncio.Task[None] | None = None
@@ -129,6 +133,11 @@ class ReplayFeed:
         resume, places = await self._resumed(frame, interest)
         if frame.id in self._open:
             raise Problem("invalid_request", f"the subscription {frame.id!r} is open", [FieldError("id", "is in use")])
+        if any(one.channel == frame.replay for one in self._open.values()):
+            said = "has a subscription on this connection"
+            raise Problem("invalid_request", f"the channel {frame.replay} {said}", [FieldError("replay", said)])
+        if len(self._open) >= MAX_SUBSCRIPTIONS:
+            raise Problem("rate_limited", f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions to replays")
         one = _Subscription(frame.id, frame.replay, interest, resume, places)
         self._open[frame.id] = one
         self._sink.send(
@@ -153,7 +162,8 @@ class ReplayFeed:
             replay = await self._watch.replays.get(frame.replay_id)
         except StoreUnavailable as error:
             raise Problem("store_unavailable", "the replays cannot be read now; subscribe again") from error
-        if replay is None or replay.target != channel_key(self._claims().system, str(frame.replay)):
+        claims = self._claims()
+        if replay is None or not (goes_to(replay, claims.system, str(frame.replay)) and holds(claims, replay)):
             raise Problem("not_found", f"there is no replay {frame.replay_id} to this channel")
         cursors: dict[str, Cursor] = {}
         if isinstance(frame.after, dict):
@@ -206,8 +216,8 @@ class ReplayFeed:
         while self._open.get(one.id) is one:
             replay, one.resume = one.resume, None
             if replay is None:
-                replay = self._watch.to(channel_key(self._claims().system, one.channel))
-                if replay is None or replay.replay_id == one.served:
+                replay = self._next(one)
+                if replay is None:
                     await self._watch.wait(POLL_S)
                     continue
                 one.places = {}
@@ -221,6 +231,17 @@ class ReplayFeed:
                 self._open.pop(one.id, None)
                 return
 
+    def _next(self, one: _Subscription) -> Replay | None:
+        """A replay to its channel that did not come yet; before others, one that needs nobody else to begin it."""
+        claims = self._claims()
+        there = [
+            replay
+            for replay in self._watch.to(claims.system, one.channel)
+            if replay.replay_id not in one.served and holds(claims, replay)
+        ]
+        ready = (replay for replay in there if pace_of(replay).started_ms is not None or whole(one.interest, replay))
+        return next(ready, there[0] if there else None)
+
     async def _serve(self, one: _Subscription, replay: Replay) -> None:
         """All of one replay, from `one.places` on."""
         one.events = int(replay.progress.get("events", 0)) if one.places else 0
@@ -233,17 +254,19 @@ class ReplayFeed:
                 await self._play(one, replay, plan)
                 await self._flush(one)
                 await self._tell(one, replay)
-                await self._watch.end(replay.replay_id)
+                if whole(one.interest, replay):
+                    await self._watch.end(replay.replay_id)
                 state = "done"
                 break
             except _Over as over:
                 await self._flush(one)
+                self._record(one, replay)
                 state = str(over)
                 break
             except (StoreUnavailable, RedisError, OSError) as error:
                 log.warning("replay_held_up", replay_id=replay.replay_id, error=str(error) or type(error).__name__)
                 await self._watch.wait(RETRY_S)
-        one.served = replay.replay_id
+        one.served.append(replay.replay_id)
         detail = {
             "sub": one.id,
             "channel": one.channel,
@@ -254,12 +277,12 @@ class ReplayFeed:
         self._sink.send("notice", code="replay_done", detail=detail)
 
     async def _running(self, one: _Subscription, replay: Replay) -> Replay:
-        """The replay once it has begun; the first subscription begins it."""
+        """The replay once it has begun; the first subscription that gets all of it begins it."""
         while True:
             replay = await self._now(one, replay)
             if pace_of(replay).started_ms is not None:
                 return replay
-            if replay.state == "running":
+            if replay.state == "running" and whole(one.interest, replay):
                 return await self._watch.begin(replay)
             await self._watch.wait(POLL_S)
 
@@ -321,23 +344,27 @@ class ReplayFeed:
         one.events += 1
         one.reached_ms = max(one.reached_ms or 0, entry.timestamp_ms)
         one.places[entry.tenant_id] = entry.id
-        partition = self._reading.history.partition(entry.tenant_id)
-        first, _, events = one.written.get(partition, (entry.id, entry.id, 0))
-        one.written[partition] = (first, entry.id, events + 1)
+        first, _, events = one.written.get(entry.tenant_id, (entry.id, entry.id, 0))
+        one.written[entry.tenant_id] = (first, entry.id, events + 1)
 
     def _record(self, one: _Subscription, replay: Replay) -> None:
-        """Tell the ledger, by ranges of what was written since the last time."""
+        """Tell the ledger, by ranges of what was written since the last time: each tenant's, as its part of the plan
+        begins and ends for itself."""
         written, one.written = one.written, {}
-        for partition, (first, last, events) in written.items():
+        plan = Plan.from_json(replay.spec["plan"])
+        interest = both(one.interest, plan.interest)
+        for tenant, (first, last, events) in written.items():
             self._recorder.replayed(
                 replay.replay_id,
-                replay.target,
-                partition,
+                channel_text(self._claims().system, one.channel),
+                self._reading.history.partition(tenant),
                 first,
                 last,
                 events=events,
                 system=self._claims().system,
-                interests=[both(one.interest, Plan.from_json(replay.spec["plan"]).interest)],
+                interests=[replace(interest, tenants=None)],
+                tenant_id=tenant,
+                times=plan.times.get(tenant, (None, None)),
             )
 
     async def _flush(self, one: _Subscription) -> None:
@@ -357,9 +384,12 @@ class ReplayFeed:
             return
         one.told_ms = now
         self._record(one, replay)
+        if not whole(one.interest, replay):
+            return
         # What cannot be told now, is told with the next.
         with suppress(StoreUnavailable):
             await self._watch.tell(replay.replay_id, events=one.events, reached_ms=one.reached_ms)
+            await self._watch.touch(replay)
 
 
 def both(one: Interest, other: Interest) -> Interest:
@@ -370,9 +400,20 @@ def both(one: Interest, other: Interest) -> Interest:
     entities = one.entities if other.entities is None else other.entities
     if one.entities is not None and other.entities is not None:
         entities = one.entities & other.entities
-    narrow = {wide for wide in one.patterns if patterns.covered(other.patterns, wide)}
-    narrow |= {wide for wide in other.patterns if patterns.covered(one.patterns, wide)}
-    return Interest(tenants, frozenset(narrow), entities)
+    return Interest(tenants, common(one.patterns, other.patterns), entities)
+
+
+def whole(interest: Interest, replay: Replay) -> bool:
+    """Whether someone who asks for this gets every event of a job: only then its begin and its end are theirs."""
+    plan = replay.spec["plan"]
+    if interest.tenants is not None and not interest.tenants.issuperset(plan["ends"]):
+        return False
+    if interest.entities is not None and (
+        plan["entities"] is None or not interest.entities.issuperset(plan["entities"])
+    ):
+        return False
+    kinds = (kind.partition(".") for kind in replay.spec["counts"]["by_type"])
+    return all(any(patterns.matches(one, type, action) for one in interest.patterns) for type, _, action in kinds)
 
 
 def _head(replay_id: str) -> bytes:

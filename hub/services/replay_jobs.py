@@ -10,7 +10,7 @@ from hub.log.tenants import Tenants
 from hub.security.tokens import Claims
 from hub.services.replay_plan import Plan, instant, plan
 from hub.services.replay_reading import Counts, Reading
-from hub.services.replay_watch import ReplayWatch, kept, pace_of
+from hub.services.replay_watch import ReplayWatch, holds, kept, pace_of
 from hub.store.replays import Action, Replay, Replays
 from schemas.errors import FieldError, Problem
 from schemas.replay import ReplayRequest, Selection, Target
@@ -76,7 +76,7 @@ class ReplayJobs:
             raise _empty(asked)
         replay = Replay(
             asked.replay_id or str(uuid4()),
-            asked.target.key,
+            chosen.key(asked.target.text),
             {
                 "asked": words,
                 "by": claims.system,
@@ -99,7 +99,7 @@ class ReplayJobs:
     async def listed(self, claims: Claims) -> list[dict[str, Any]]:
         """The newest replays of the token's tenants, newest first."""
         found = await self._replays.listed(LISTED)
-        return [self.shown(one) for one in found if _holds(claims, one)]
+        return [self.shown(one) for one in found if holds(claims, one)]
 
     async def get(self, claims: Claims, replay_id: str) -> dict[str, Any]:
         """One replay.
@@ -113,7 +113,7 @@ class ReplayJobs:
         """Pause, resume or cancel one; asking twice is asking once.
 
         Raises:
-            Problem: `not_found`; `conflict` when it is over.
+            Problem: `not_found`; `replay_over`.
         """
         await self._held(claims, replay_id)
         now = self._watch.now()
@@ -183,19 +183,14 @@ class ReplayJobs:
 
     async def _held(self, claims: Claims, replay_id: str) -> Replay:
         found = await self._replays.get(replay_id)
-        if found is None or not _holds(claims, found):
+        if found is None or not holds(claims, found):
             raise Problem("not_found", f"there is no replay {replay_id[:64]}")
         return found
 
     def _again(self, claims: Claims, held: Replay, words: dict[str, Any]) -> dict[str, Any]:
-        if held.spec["asked"] != words or not _holds(claims, held):
-            said = "is another replay's"
-            raise Problem("conflict", f"the replay_id {held.replay_id} {said}", [FieldError("replay_id", said)])
+        if held.spec["asked"] != words or not holds(claims, held):
+            raise _wrong("replay_id", f"{held.replay_id} is another replay's")
         return self.shown(held)
-
-
-def _holds(claims: Claims, replay: Replay) -> bool:
-    return all(claims.holds(tenant) for tenant in replay.spec["plan"]["ends"])
 
 
 def _counts(kept: dict[str, Any]) -> Counts:

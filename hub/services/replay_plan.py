@@ -5,9 +5,10 @@ Where a replay ends is fixed with it, so that one without an end does not run af
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from hashlib import sha256
 from typing import Any, Final
 
 from hub.core.pace import RECORDED
@@ -15,6 +16,7 @@ from hub.core.routing import Interest
 from hub.log.tenants import Tenants
 from hub.security.tokens import Claims
 from hub.services.history import History
+from schemas import patterns
 from schemas.cursor import ZERO, Cursor, StreamId, split
 from schemas.errors import FieldError, Problem
 from schemas.replay import Selection, read_time
@@ -84,6 +86,12 @@ class Plan:
             begins[tenant] = max(place, begins.get(tenant, ZERO))
         return Plan(self.interest, self.every, begins, self.ends, self.times, self.speed)
 
+    def key(self, target: str) -> str:
+        """A target that gets the events of these tenants. That of other tenants is another one, so that nobody waits for
+        a replay that is hidden from them."""
+        tenants = "\n".join(sorted(self.interest.tenants or ()))
+        return f"{target} {'*' if self.every else sha256(tenants.encode()).hexdigest()[:16]}"
+
     def as_json(self) -> dict[str, Any]:
         """To be kept with the job."""
         entities = self.interest.entities
@@ -116,12 +124,16 @@ async def plan(history: History, tenants: Tenants, claims: Claims, asked: Select
     """Resolve a selection, as far as the token allows it.
 
     Raises:
-        Problem: it names a tenant that the token does not hold, a cursor that is no tenant's of it or of a history
+        Problem: it names a tenant that the token does not hold, nothing that it may subscribe to, a cursor that is no tenant's of it or of a history
             that is gone, or a range without any room.
         StoreUnavailable, RedisError, OSError: what it takes cannot be read now.
     """
     for tenant in asked.tenants or ():
         claims.require_tenant(tenant)
+    kinds = asked.patterns or ("*",)
+    wanted = common(kinds, claims.patterns("subscribe"))
+    if not wanted:
+        raise Problem("forbidden", f"the token lacks the scope subscribe:{kinds[0]}")
     if asked.tenants is not None:
         names: Sequence[str] = sorted(set(asked.tenants))
     else:
@@ -136,13 +148,19 @@ async def plan(history: History, tenants: Tenants, claims: Claims, asked: Select
     speeds: dict[Any, float | None] = {"recorded": RECORDED, "full": None}
     entities = None if asked.entities is None else frozenset(asked.entities)
     return Plan(
-        Interest(frozenset(names), frozenset(asked.patterns or ("*",)), entities),
+        Interest(frozenset(names), wanted, entities),
         asked.tenants is None and claims.all_tenants,
         begins,
         {tenant: min(head.id, untils.get(tenant, head.id)) for tenant, head in heads.items() if head.id > ZERO},
         times,
         speeds[asked.speed] if isinstance(asked.speed, str) else asked.speed,
     )
+
+
+def common(one: Collection[str], other: Collection[str]) -> frozenset[str]:
+    """The patterns of what falls under both."""
+    narrow = {pattern for pattern in one if patterns.covered(other, pattern)}
+    return frozenset(narrow | {pattern for pattern in other if patterns.covered(one, pattern)})
 
 
 async def _places(history: History, field: str, text: str | None, names: Sequence[str]) -> dict[str, StreamId]:
@@ -170,19 +188,19 @@ def _times(tenants: Tenants, tenant_id: str, asked: Selection) -> Times:
         return (None, None)
     zone = tenants.get(tenant_id).zone
 
-    def unix_ms(text: str | None, *, end: bool) -> int | None:
+    def unix_ms(field: str, text: str | None, *, end: bool) -> int | None:
         if text is None:
             return None
-        found = read_time(text)
-        if isinstance(found, datetime):
-            return int(found.timestamp() * 1000)
-        day: date = found + timedelta(days=1) if end else found
-        return int(datetime.combine(day, time(), zone).timestamp() * 1000)
+        try:
+            found = read_time(text)
+            if isinstance(found, datetime):
+                return int(found.timestamp() * 1000)
+            day: date = found + timedelta(days=1) if end else found
+            return int(datetime.combine(day, time(), zone).timestamp() * 1000)
+        except (OverflowError, ValueError):
+            raise _wrong(field, "is no time that the hub could have recorded anything at") from None
 
-    try:
-        low, high = unix_ms(asked.from_, end=False), unix_ms(asked.to, end=True)
-    except (OverflowError, ValueError):
-        raise _wrong("from", "is no time that the hub could have recorded anything at") from None
+    low, high = unix_ms("from", asked.from_, end=False), unix_ms("to", asked.to, end=True)
     if low is not None and high is not None and low >= high:
         said = "is after `to`" if low > high else "and `to` are the same instant: the range is empty"
         raise _wrong("from", said)

@@ -8,18 +8,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
 from hub.core.pace import Pace
+from hub.services.ending import end
+from hub.security.tokens import Claims
 from hub.store.database import StoreUnavailable
 from hub.store.replays import Replay, Replays
 from schemas.errors import Problem
 
 POLL_S: Final = 0.5
+IDLE_S: Final = 24 * 3600
+"""A replay to a channel that nobody received, paused or resumed for so long fails: its target is free again."""
+_TOUCH_MS: Final = 3_600_000
 
 log = structlog.get_logger("hub.replays")
+
+
+class _Touched(Exception):
+    """Somebody did something about the replay meanwhile."""
 
 
 class ReplayWatch:
@@ -48,9 +58,7 @@ class ReplayWatch:
 
     async def stop(self) -> None:
         """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     def now(self) -> int:
         """Unix ms, by the clock that replays are paced by."""
@@ -80,6 +88,8 @@ class ReplayWatch:
                 self.saw(ended)
         for replay in found.values():
             self.saw(replay)
+            if self._idle(replay):
+                await self._give_up(replay)
 
     def saw(self, replay: Replay) -> None:
         """Take note of a replay as it is now."""
@@ -99,9 +109,9 @@ class ReplayWatch:
         """Those that are not over, as last seen."""
         return list(self._known.values())
 
-    def to(self, target: str) -> Replay | None:
-        """The one that goes to a target and is not over."""
-        return next((replay for replay in self._known.values() if replay.target == target), None)
+    def to(self, system: str, channel: str) -> list[Replay]:
+        """Those that go to a channel and are not over."""
+        return [replay for replay in self._known.values() if goes_to(replay, system, channel)]
 
     def seen(self, replay_id: str) -> Replay | None:
         """One of them; None when it is over."""
@@ -148,6 +158,30 @@ class ReplayWatch:
 
         self.saw(await self.replays.note(replay_id, self.now(), change))
 
+    async def touch(self, replay: Replay) -> None:
+        """Somebody receives it, though nothing may be due for long. Written down once an hour.
+
+        Raises:
+            StoreUnavailable: it is not written down.
+        """
+        now = self.now()
+        if now - replay.updated_ms >= _TOUCH_MS:
+            self.saw(await self.replays.note(replay.replay_id, now, lambda held: held.progress | {"touched_ms": now}))
+
+    def _idle(self, replay: Replay) -> bool:
+        to_channel = "channel" in replay.spec["asked"]["target"]
+        return to_channel and replay.state == "running" and self.now() - replay.updated_ms > IDLE_S * 1000
+
+    async def _give_up(self, replay: Replay) -> None:
+        def ending(held: Replay) -> dict[str, object]:
+            if not self._idle(held):
+                raise _Touched
+            return held.progress | {"finished_ms": self.now(), "detail": f"nobody received it for {IDLE_S // 3600} h"}
+
+        with suppress(_Touched, Problem):
+            self.saw(await self.replays.move(replay.replay_id, "fail", self.now(), ending))
+            log.info("replay_given_up", replay_id=replay.replay_id)
+
     async def end(self, replay_id: str, *, failed: str | None = None) -> None:
         """It is done, or failed and why. One that somebody cancelled meanwhile stays cancelled."""
         now = self.now()
@@ -159,6 +193,17 @@ class ReplayWatch:
             return
         log.info("replay_ended", replay_id=replay_id, state=ended.state, detail=failed)
         self.saw(ended)
+
+
+def holds(claims: Claims, replay: Replay) -> bool:
+    """Whether a token holds every tenant of a job; for others it is not there."""
+    return all(claims.holds(tenant) for tenant in replay.spec["plan"]["ends"])
+
+
+def goes_to(replay: Replay, system: str, channel: str) -> bool:
+    """Whether a job goes to this channel."""
+    target = replay.spec["asked"]["target"]
+    return (target.get("system"), target.get("channel")) == (system, channel)
 
 
 def pace_of(replay: Replay) -> Pace:

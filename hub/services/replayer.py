@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -127,7 +128,7 @@ class _Run:
         self._waiting: dict[int, int] = {}
         self._reached_ms: int | None = replay.progress.get("reached_ms")
         self._complete: set[int] = set()
-        self._handed: dict[int, tuple[StreamId, StreamId, int]] = {}
+        self._handed: dict[str, tuple[StreamId, StreamId, int]] = {}
         """By partition, what the ledger does not have yet: first place, last place, events."""
 
     async def run(self) -> None:
@@ -201,30 +202,34 @@ class _Run:
                 place, index = reached, until
                 if batch:
                     self._reached_ms = max(self._reached_ms or 0, batch[-1].timestamp_ms)
-                    self._note(partition, batch)
+                    self._note(batch)
             elif handed.at != place:
                 return await self._stand_by(partition, handed.at)
             else:
                 await self._watch.wait(FULL_S)
         return place
 
-    def _note(self, partition: int, batch: list[Entry]) -> None:
-        first, _, events = self._handed.get(partition, (batch[0].id, batch[0].id, 0))
-        self._handed[partition] = (first, batch[-1].id, events + len(batch))
+    def _note(self, batch: list[Entry]) -> None:
+        for entry in batch:
+            first, _, events = self._handed.get(entry.tenant_id, (entry.id, entry.id, 0))
+            self._handed[entry.tenant_id] = (first, entry.id, events + 1)
 
     def _record(self) -> None:
-        """Tell the ledger, by ranges of what was handed over since the last time."""
+        """Tell the ledger, by ranges of what was handed over since the last time: each tenant's, as its part of the plan
+        begins and ends for itself."""
         handed, self._handed = self._handed, {}
-        for partition, (first, last, events) in handed.items():
+        for tenant, (first, last, events) in handed.items():
             self._recorder.replayed(
                 self._id,
                 f"group {self._group}",
-                partition,
+                self._reading.history.partition(tenant),
                 first,
                 last,
                 events=events,
                 system=self._group,
-                interests=[self._plan.interest],
+                interests=[replace(self._plan.interest, tenants=None)],
+                tenant_id=tenant,
+                times=self._plan.times.get(tenant, (None, None)),
             )
 
     def _due(self, entries: list[Entry], index: int) -> tuple[int, list[Entry], float]:

@@ -171,6 +171,8 @@ class Snapshots:
             marks = await self._entities.marks(tenants)
             place = self._begin(tenants, marks) if token is None else _read(token, scope, tenants)
             first = token is None
+            if not first:
+                await self._reachable(place, marks)
             found: list[Shown] = []
             scanned = size = 0
             for tenant in sorted(place.cursors):
@@ -204,6 +206,23 @@ class Snapshots:
             raise Problem("store_unavailable", "the store cannot be read now; ask again") from error
         except (RedisError, OSError) as error:
             raise Problem("log_unavailable", "the log cannot be read now; ask again") from error
+
+    async def _reachable(self, place: _Place, marks: Mapping[str, tuple[int, Reached]]) -> None:
+        """Refuse a token that the states will not come to, as nothing was published there.
+
+        Raises:
+            Problem: `invalid_cursor`.
+        """
+        ahead = [
+            tenant for tenant, cursor in place.cursors.items() if cursor.id > marks.get(tenant, (0, NOTHING))[1].id
+        ]
+        if not ahead:
+            return
+        heads = await self._history.heads(ahead)
+        for tenant in ahead:
+            if place.cursors[tenant].id > heads[tenant].id:
+                said = f"after: nothing of {tenant} has come as far as this page token; ask for the first page again"
+                raise Problem("invalid_cursor", said, [FieldError("after", said.removeprefix("after: "))])
 
     def _begin(self, tenants: Iterable[str], marks: Mapping[str, tuple[int, Reached]]) -> _Place:
         cursors = {tenant: self.cursor(tenant, marks.get(tenant, (0, NOTHING))[1]) for tenant in tenants}

@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from hub.services.ending import end
 from hub.store.database import StoreUnavailable, StoreVersionError
 from hub.store.store import Store
 
@@ -29,9 +30,7 @@ class StoreWatch:
 
     async def stop(self) -> None:
         """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     async def _run(self) -> None:
         while True:

@@ -319,6 +319,19 @@ class Archive:
             row = (await connection.execute(query)).first()
         return None if row is None else StreamId(row[0], row[1]).previous
 
+    async def last_upto(self, tenant_id: str, id: StreamId) -> Mark | None:
+        """A tenant's last event at or before a place."""
+        number = await self.number(tenant_id)
+        query = (
+            select(events.c.epoch, events.c.sequence, events.c.id_ms, events.c.id_n)
+            .where(events.c.tenant_no == number, tuple_(events.c.id_ms, events.c.id_n) <= tuple_(id.ms, id.n))
+            .order_by(events.c.id_ms.desc(), events.c.id_n.desc())
+            .limit(1)
+        )
+        async with self._database.reading() as connection:
+            row = None if number is None else (await connection.execute(query)).first()
+        return None if row is None else Mark(row.epoch, row.sequence, StreamId(row.id_ms, row.id_n))
+
     async def revisions(self, tenant_id: str, count: int, after: str = "") -> list[tuple[str, int, StreamId]]:
         """Up to `count` entities of a tenant after one, by name: the last revision of each, and where it lies."""
         number = await self.number(tenant_id)

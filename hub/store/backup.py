@@ -59,6 +59,7 @@ async def back_up(url: URL, file: Path, *, force: bool = False, progress: Progre
     """
     part = file.with_name(f"{file.name}.part")
     try:
+        _not_itself(url, file)
         _begin(part, file, force)
         if url.get_backend_name() == "sqlite":
             source = _sqlite_file(url)
@@ -126,6 +127,14 @@ def _must_know(held: str | None) -> None:
             f"the copy has version {held}, and this release knows none after {versions()[-1]}; "
             "use the release that made it"
         )
+
+
+def _not_itself(url: URL, file: Path) -> None:
+    source = _sqlite_file(url).resolve()
+    if url.get_backend_name() == "sqlite" and file.resolve() in {
+        source.with_name(f"{source.name}{end}") for end in ("", "-wal", "-shm", "-journal")
+    }:
+        raise BackupError(f"{file} is the store itself; name another file")
 
 
 def _begin(part: Path, file: Path, force: bool) -> None:

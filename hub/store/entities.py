@@ -142,6 +142,22 @@ class Entities:
 
     # -- generations ----------------------------------------------------------------------------------------------
 
+    async def revisions(self, tenant_id: str) -> list[tuple[str, int, StreamId]]:
+        """The last revision of each entity of a tenant, and where it lies, as far as it is projected."""
+        mine = and_(tenants.c.tenant_id == tenant_id, tenants.c.tenant_no == entities.c.tenant_no)
+        current = select(generations.c.generation).where(generations.c.current == 1).scalar_subquery()
+        query = select(entities.c.entity, entities.c.revision, entities.c.id_ms, entities.c.id_n).where(
+            mine, entities.c.generation == current
+        )
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        newest: dict[str, tuple[str, int, StreamId]] = {}
+        for entity, revision, ms, n in rows:
+            # A reservation and its stay are two states of one entity.
+            if entity not in newest or newest[entity][1] < revision:
+                newest[entity] = (entity, revision, StreamId(ms, n))
+        return list(newest.values())
+
     async def current(self) -> int | None:
         """The generation that is read; None before the first projection."""
         async with self._database.reading() as connection:

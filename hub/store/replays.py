@@ -5,7 +5,8 @@
     paused     paused    running   cancelled   –       –
     done, cancelled, failed: the end
 
-A target has at most one job that is running or paused: an index says so, not a look before the insert.
+A target has at most one job that is running or paused: an index says so, not a look before the insert. Whose events it
+gets is part of a target (`hub.services.replay_plan.Plan.key`).
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Replays:
         """Write a new job down; it, or the one that has this id already, and whether it is new.
 
         Raises:
-            Problem: `conflict`: the id is another job's, or the target has one that is not over.
+            Problem: `replay_active`: the target has one that is not over.
         """
         values = {
             "replay_id": replay.replay_id,
@@ -94,8 +95,8 @@ class Replays:
             running = await connection.scalar(there)
         if held is not None:
             return _replay(held), False
-        where = f"the replay {running} goes to {replay.target} and is not over; wait for it, or cancel it"
-        raise Problem("conflict", where, [FieldError("target", where)], extra={"replay_id": running})
+        where = f"the replay {running} goes there and is not over; wait for it, or cancel it"
+        raise Problem("replay_active", where, [FieldError("target", where)], extra={"replay_id": running})
 
     async def get(self, replay_id: str) -> Replay | None:
         """One job."""
@@ -121,13 +122,13 @@ class Replays:
         """Take a job to its next state; the job as it is then. `change` gives its progress in the same transaction.
 
         Raises:
-            Problem: `not_found`; `conflict` when its state does not allow that.
+            Problem: `not_found`; `replay_over` when its state does not allow that.
         """
 
         def moved(held: Replay) -> tuple[State, dict[str, Any]]:
             state = MOVES[held.state].get(action)
             if state is None:
-                raise Problem("conflict", f"the replay {replay_id} is {held.state}; it cannot {action}")
+                raise Problem("replay_over", f"the replay {replay_id} is {held.state}; it cannot {action}")
             return state, held.progress if change is None or state == held.state else change(held)
 
         return await self._update(replay_id, now_ms, moved)

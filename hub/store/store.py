@@ -9,6 +9,7 @@ from hub.store.database import Database, StoreUnavailable, StoreVersionError
 from hub.store.entities import Entities
 from hub.store.ledger import Ledger
 from hub.store.migrate import migrate
+from hub.store.properties import Properties
 from hub.store.replays import Replays
 
 log = structlog.get_logger("hub.store")
@@ -23,6 +24,7 @@ class Store:
         self.entities = Entities(database)
         self.ledger = Ledger(database)
         self.replays = Replays(database)
+        self.properties = Properties(database)
         self.ok = False
         """Whether the last thing asked of it was done."""
         self.detail = "not opened yet"

@@ -48,6 +48,14 @@ tenants = Table(
 )
 """Every property with archived events, and the two ends of its history."""
 
+properties = Table(
+    "properties",
+    metadata,
+    Column("tenant_id", String(100), primary_key=True),
+    Column("settings", Text, nullable=False),
+)
+"""A copy of what the log knows of each property (JSON), for a log that was emptied."""
+
 partitions = Table(
     "partitions",
     metadata,

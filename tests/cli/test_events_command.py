@@ -92,3 +92,12 @@ def test_one_event_is_found_by_its_id(listed: HubProcess) -> None:
     missing = listed.call("events", "get", "3b8cf3c1-0b8e-4d6a-9d1a-6c7e0d6f0099", "--tenant", "listed")
     assert missing.returncode == 1
     assert "there is no event" in missing.stderr
+
+
+@pytest.mark.parametrize("command", [("events", "get"), ("trace",)])
+@pytest.mark.parametrize("id", ["../tenants", "..", "a?tenant=listed", "a#b", "a/b", "%2e%2e"])
+def test_an_id_is_nothing_but_an_id(listed: HubProcess, command: tuple[str, ...], id: str) -> None:
+    """Whatever it holds, it does not lead to another route or add a parameter."""
+    done = listed.call(*command, id)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (f"there is no event {id}" if "/" not in id else "there is no such route") in done.stderr

@@ -162,6 +162,57 @@ def test_sessions_and_words_are_for_some() -> None:
     assert trace.error_message == "ValueError"
 
 
+def test_others_words_and_subscriptions_are_for_ops() -> None:
+    """Without `ops` nothing of another system but how far it has come: no error, no name of a subscription."""
+    asking = delivery.interest_text([EVERYTHING])
+    durable = [Subscriber(system, f"{system}-sub", "t", asking, 0, StreamId(0, 0), T) for system in (MEMBER, SAAS)]
+    rows = [
+        said("dead_lettered", 100, name=PMS, ref="p00:5-0", error="IntegrityError: duplicate guest Yamada Taro"),
+        said("dead_lettered", 100, name="billing", ref="p00:6-0", error="ValueError: Yamada"),
+    ]
+    entry = event(targets=(PMS, MEMBER, SAAS))
+
+    def seen(view: View) -> tuple[str | None, list[str | None], dict[str, list[str]]]:
+        trace = delivery.trace_of(entry, rows, T, 500, view, durable)
+        assert trace.systems[PMS].status == "failed"
+        assert trace.error_message == trace.systems[PMS].error_message
+        words = [one.error_message for one in trace.timeline if one.step == "dead_lettered"]
+        return trace.error_message, words, {system: one.waiting_for for system, one in trace.systems.items()}
+
+    error = "IntegrityError: duplicate guest Yamada Taro"
+    names = {PMS: [], MEMBER: [f"{MEMBER}-sub"], SAAS: [f"{SAAS}-sub"]}
+    assert seen(View()) == (error, [error, "ValueError: Yamada"], names)
+    assert seen(View(False, False, MEMBER)) == (None, [None, None], names | {SAAS: []})
+    assert seen(View(False, False, PMS)) == (error, [error, None], dict.fromkeys(names, []))
+    assert seen(View(False, True, PMS)) == ("IntegrityError", ["IntegrityError", None], dict.fromkeys(names, []))
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        ("IntegrityError: duplicate guest Yamada", "IntegrityError"),
+        ("KeyError", "KeyError"),
+        ("no room for Taro Yamada: full", "error"),
+        ("Yamada Taro", "error"),
+        ("山田: 二重予約", "error"),
+        ("KeyError\nYamada", "error"),
+        ("", "error"),
+    ],
+)
+def test_of_an_error_a_masked_reader_gets_the_class(error: str, shown: str) -> None:
+    """What does not begin with the name of a class is not shown at all."""
+    assert delivery.class_of(error) == shown
+
+
+def test_a_channel_is_replayed_what_is_for_its_system() -> None:
+    """A replay to a channel says nothing of events for others; one to a group is handed all that is selected."""
+    text = delivery.interest_text([EVERYTHING])
+    channel = said("replayed", 0, 200, system=MEMBER, channel=f"channel {MEMBER} x"[:20], interest=text)
+    group = said("replayed", 0, 200, system=MEMBER, channel=f"group {MEMBER}", interest=text)
+    for targets, told in (((MEMBER, PMS), [True, True]), ((PMS,), [False, True])):
+        assert [delivery.is_about(one, 0, event(targets=targets)) for one in (channel, group)] == told
+
+
 def test_who_is_waited_for_is_named() -> None:
     """The durable subscriptions that ask for the event, of the systems that have not acknowledged it."""
     asking = delivery.interest_text([EVERYTHING])

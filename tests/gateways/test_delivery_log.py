@@ -249,6 +249,7 @@ async def test_who_may_know(asked: Asked) -> None:
         sessions = {one["system"]: one["session"] for one in trace["timeline"] if one["step"] == "sent"}
         assert sessions[MEMBER] is not None
         assert sessions[SAAS] is None
+        assert trace["systems"][SAAS]["waiting_for"] == []
     await asked.trace(receipt["event_id"], code=404, as_={"system": "housekeeping"})
     await asked.trace(receipt["event_id"], code=404, as_={"system": MEMBER, "tenants": ("other",)})
     await asked.trace("0" * 36, code=404)
@@ -266,6 +267,17 @@ async def test_who_may_know(asked: Asked) -> None:
         {"limit": "0"},
         {"limit": "501"},
         {"limit": "ten"},
+        {"limit": "9" * 5000},
+        {"limit": "²"},
+        {"since": "9" * 5000 + "s"},
+        {"since": "0" * 5000 + "s"},
+        {"until": "9" * 5000},
+        {"status": "failed", "after": "r" + "9" * 30 + "-aa"},
+        {"status": "failed", "after": "r9-" + "a" * 3000},
+        {"status": "failed", "after": "r-5-aa"},
+        {"after": "p" + "9" * 5000 + "-1-1"},
+        {"after": "p1-" + "9" * 19 + "-1"},
+        {"after": "p1-1-" + "9" * 30},
         {"since": "yesterday"},
         {"since": "99999999999999999h"},
         {"since": "2026-07-15T10:04:00"},
@@ -285,6 +297,28 @@ async def test_bad_parameters_are_named(asked: Asked, params: dict[str, Any]) ->
     assert problem["errors"][0]["path"] in params
 
 
+async def test_a_span_without_room_has_no_deliveries(asked: Asked) -> None:
+    """An end before the beginning, or at the beginning of time, is an empty page."""
+    await asked.house.publish(asked.house.reservation())
+    for params in ({"until": "1970-01-01T00:00:00Z"}, {"since": "1h", "until": "2h"}):
+        assert await asked.all(**params) == []
+        assert await asked.all(status="failed", **params) == []
+
+
+async def test_a_publisher_reads_its_own_event(asked: Asked) -> None:
+    """With nothing but the scope to publish: its event and what became of it, and no other system's."""
+    house = asked.house
+    (own,) = await house.publish(house.reservation(targets=[MEMBER]))
+    (other,) = await house.publish(house.reservation(targets=[PMS]), system=SAAS)
+    publisher = {"system": PMS, "scopes": ("publish:*",)}
+    assert (await asked.get(f"/events/{own['event_id']}", as_=publisher))["sequence"] == own["sequence"]
+    assert (await asked.trace(own["event_id"], as_=publisher))["source_system"] == PMS
+    for path in (f"/events/{other['event_id']}", f"/events/{other['event_id']}/trace"):
+        await asked.get(path, code=404, as_=publisher)
+        await asked.get(path, code=403, as_=publisher, tenant="elsewhere")
+    await asked.get("/events", code=403, as_=publisher)
+
+
 async def test_a_masked_reader_gets_no_words(asked: Asked) -> None:
     """What a handler's exception says may quote a guest."""
     house = asked.house
@@ -294,6 +328,10 @@ async def test_a_masked_reader_gets_no_words(asked: Asked) -> None:
     await asked.until(receipt["event_id"], lambda found: found["delivery_status"] == "failed")
     trace = await asked.trace(receipt["event_id"], as_=OPS | {"view": "masked"})
     assert trace["error_message"] == "ValueError"
+    assert "Yamada" not in str(trace)
+    trace = await asked.trace(receipt["event_id"], as_={"system": MEMBER})
+    assert trace["systems"][PMS]["status"] == "failed"
+    assert trace["error_message"] is None
     assert "Yamada" not in str(trace)
 
 

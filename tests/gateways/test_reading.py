@@ -170,7 +170,16 @@ async def test_dead_letters_are_listed_redriven_and_discarded(house: House) -> N
     partition = house.hub.log.partition("default")
     client, keys = house.hub.log.source.client, house.hub.log.keys
     for id, fields in await client.execute_command("XRANGE", keys.events(partition), "-", "+"):
-        extra = [b"reason", b"ValueError", b"attempts", b"5", b"failed_at", b"2026-01-01T00:00:00Z", b"source_id", id]
+        extra = [
+            b"reason",
+            "山田 is there twice".encode(),
+            b"attempts",
+            b"5",
+            b"failed_at",
+            b"2026-01-01T00:00:00Z",
+            b"source_id",
+            id,
+        ]
         await client.execute_command("XADD", keys.dead(partition, "hotel-pms"), "*", *fields, *extra)
     ops = house.token(scopes=["ops"])
     letters = (await get(house, "/dead-letters", token=ops, group="hotel-pms")).json()["dead_letters"]
@@ -178,7 +187,10 @@ async def test_dead_letters_are_listed_redriven_and_discarded(house: House) -> N
     assert letters[0]["event"]["entity"] == "reservation:R1"
     masked = await get(house, "/dead-letters", token=house.token(scopes=["ops"], view="masked"))
     assert "山田" not in masked.text
-    assert len(masked.json()["dead_letters"]) == 2
+    assert [letter["reason"] for letter in masked.json()["dead_letters"]] == ["error", "error"]
+    for limit in ("ten", "9" * 5000, "1e2"):
+        assert (await get(house, "/dead-letters", token=ops, limit=limit)).status_code == 422
+    assert (await get(house, "/dead-letters", token=ops, limit="9" * 30)).status_code == 200
     elsewhere = await get(house, "/dead-letters", token=house.token(tenants=["other"], scopes=["ops"]))
     assert elsewhere.json()["dead_letters"] == []
     headers = {"Authorization": f"Bearer {ops}"}

@@ -9,6 +9,7 @@ import pytest
 from feed_rig import PARTITIONS, TENANTS, LogServer, Rig, append, until
 
 from hub.log.groups import group_states
+from hub.log.setup import new_epoch
 from hub.services import archiver
 from hub.services.archiver import GROUP, Archiver
 from hub.store.archive import Fenced
@@ -128,7 +129,7 @@ async def test_a_new_history_with_a_clock_behind_is_stored_too(rig: Rig) -> None
     await client.execute_command("XADD", key, f"{place.ms - 120_000}-0", *fields)
     await client.execute_command("XADD", key, f"{place.ms - 60_000}-0", *other)
     await client.execute_command("XGROUP", "CREATE", key, GROUP, "0")
-    rig.log.epochs[partition] += 1
+    await new_epoch(rig.log.source, rig.log, partition)
     again = archiver_of(rig)
     while await again.round():
         pass

@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 from feed_rig import ENTITIES, KINDS, SYSTEM, TENANTS, LogServer, Rig, append, claims, until
 
+from hub.core.delivery import Subscriber
 from hub.core.routing import Interest
 from hub.log import groups
-from hub.services import dispatcher, pages, reader
+from hub.log.restoration import put_heads
+from hub.log.stream_log import Head
+from hub.log.tenants import Tenants
+from hub.services import dispatcher, pages, reader, restoration
 from hub.services.reader import Query, Reader
 from hub.services.restoration import Restoration
+from hub.store.archive import Batch, Fenced
 from hub.store.database import StoreUnavailable
-from schemas.cursor import Cursor
+from schemas.cursor import Cursor, StreamId
 from schemas.errors import Problem
 
 pytestmark = pytest.mark.server
@@ -291,3 +296,111 @@ async def test_what_comes_from_before_a_flush_is_acknowledged_with_its_own_curso
         assert (again.sequences(), again.gaps) == ([6, 7, 8], [])
     finally:
         await hub.stop()
+
+
+async def test_a_durable_subscription_goes_on_over_a_flush(rig: Rig, log_server: LogServer) -> None:
+    """What the ledger last saw acknowledged is where the name resumes; a name that had more than the archive is told."""
+    await rig.publish(*[append(ONE) for _ in range(9)])
+    await rig.archive()
+    ends = [Cursor.decode(rig.published[(ONE, number)].cursor) for number in (4, 9)]
+    ledger = rig.store.ledger
+    await ledger.write((), [Subscriber("hotel-pms", "desk", ONE, "[]", 4, ends[0].id, 1)])
+    await ledger.write((), [Subscriber("hotel-pms", "ahead", ONE, "[]", 12, ends[1].id.next, 1)])
+    hub = await restored(rig, log_server)
+    try:
+        await hub.publish(append(ONE))
+        one = hub.connection(claims((ONE,), system="hotel-pms"))
+        await one.subscribe(name="desk")
+        await one.quiet()
+        assert (one.sequences(), one.gaps) == ([5, 6, 7, 8, 9, 10], [])
+        two = hub.connection(claims((ONE,), system="hotel-pms"))
+        told = await two.subscribe(name="ahead")
+        assert (told["recovered"], len(two.gaps)) == (False, 1)
+    finally:
+        await hub.stop()
+
+
+async def test_settings_and_expired_entities_are_put_back(rig: Rig, log_server: LogServer) -> None:
+    """A property's currency and zone, and the revision of an entity whose events have all left the archive."""
+    await rig.store.properties.put({ONE: '{"tenant_id":"t-1","currency":"USD","timezone":"America/New_York"}'})
+    await rig.publish(*[append(ONE) for _ in range(5)])
+    await rig.archive()
+    await rig.project()
+    assert await rig.store.archive.expire(1 << 61) == 5
+    hub = await restored(rig, log_server)
+    try:
+        tenants = Tenants(hub.log)
+        await tenants.load()
+        assert (tenants.get(ONE).currency, tenants.get(ONE).timezone) == ("USD", "America/New_York")
+        (stored,) = await asyncio.gather(hub.log.submit(append(ONE)))
+        assert (stored.sequence, stored.revision) == (6, 6)  # type: ignore[union-attr]
+    finally:
+        await hub.stop()
+
+
+async def test_many_properties_are_put_back(rig: Rig) -> None:
+    """More tenants of a partition than a script's stack would hold."""
+    await rig.log.source.client.delete(rig.log.keys.epoch(0))
+    heads = {f"many-{number}": Head(number + 1, StreamId(number + 1, 0)) for number in range(9000)}
+    assert await put_heads(rig.log, 0, heads)
+    assert await rig.log.source.client.hlen(rig.log.keys.sequences(0)) >= 9000
+
+
+async def test_what_is_remembered_of_an_emptied_log_is_not_stored_behind_what_was_put_back(
+    rig: Rig, log_server: LogServer
+) -> None:
+    """An archiver with old events still in memory, and a write under way, while another hub puts the archive's memory
+    back: no number is given twice, and the chain holds."""
+    await rig.publish(*[append(ONE) for _ in range(6)])
+    await rig.archive()
+    await rig.publish(*[append(ONE) for _ in range(3)])
+    await rig.routed()
+    partition = rig.log.partition(ONE)
+    place = (await rig.store.archive.places())[partition]
+    held = rig.dispatcher.recent(partition, place.id, 100)
+    assert held is not None
+    assert len(held) == 3
+    await rig.dispatcher.stop()
+    await rig.log.source.client.flushall()
+    hub = Rig(log_server, rig.prefix)
+    hub.log.on_empty = Restoration(hub.log, hub.store, idempotency_s=600).partition
+    await hub.start()
+    try:
+        with pytest.raises(Fenced):
+            await rig.store.archive.write([Batch(partition, place, held, place.epoch, held[-1].id)])
+        rig.archiver._forget()
+        await rig.archiver.round()
+        await hub.publish(*[append(ONE) for _ in range(2)])
+        await hub.archive()
+        archived = await hub.store.archive.read(partition, dispatcher.NOWHERE.id, 100, tenants=[ONE])
+        assert [entry.sequence for entry in archived] == list(range(1, 9))
+        found = [one async for one in hub.store.archive.verify(ONE)]
+        assert (found[-1].events, found[-1].broken) == (8, None)
+    finally:
+        await hub.stop()
+
+
+async def test_a_store_that_comes_late_is_waited_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emptied log and a store that starts at the same time: the memory is put back all the same; a store that does
+    not come is given up."""
+    await rig.publish(*[append(ONE) for _ in range(4)])
+    await rig.archive()
+    partition, moments, asked = rig.log.partition(ONE), iter(range(100)), 0
+    await rig.log.source.client.delete(rig.log.keys.epoch(partition), rig.log.keys.sequences(partition))
+    places = rig.store.archive.places
+
+    async def late() -> Any:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise StoreUnavailable("starting")
+        return await places()
+
+    monkeypatch.setattr(restoration, "RETRY_S", 0.0)
+    monkeypatch.setattr(rig.store.archive, "places", late)
+    made = Restoration(rig.log, rig.store, idempotency_s=600, now=lambda: next(moments))
+    await made.partition(partition)
+    assert (await rig.log.heads([ONE]))[ONE].sequence == 4
+    asked = -100
+    await made.partition(partition)
+    assert next(moments) < 20

@@ -13,7 +13,8 @@ from hub.log.tenants import Tenants
 from hub.log.topology import RedisConnectionError
 from hub.services import janitor
 from hub.services.janitor import Janitor
-from schemas.cursor import Cursor
+from hub.store.database import StoreUnavailable
+from schemas.cursor import Cursor, StreamId
 
 pytestmark = pytest.mark.server
 
@@ -34,9 +35,14 @@ async def nothing() -> None:
     """For the rounds that ask nobody else."""
 
 
+async def nowhere() -> dict[str, dict[int, StreamId]]:
+    """Every group's place is the server's."""
+    return {}
+
+
 def janitor_of(rig: Rig, clock: Clock, groups: tuple[str, ...] = GROUPS, **more: Any) -> Janitor:
     """A janitor that keeps one hour."""
-    options: dict[str, Any] = {"retention_hours": 1, "refresh": nothing, "clock": clock} | more
+    options: dict[str, Any] = {"retention_hours": 1, "refresh": nothing, "places": nowhere, "clock": clock} | more
     return Janitor(rig.log, DeadLetters(rig.log, groups), Tenants(rig.log), rig.metrics, groups, **options)
 
 
@@ -51,6 +57,39 @@ async def finish(rig: Rig, group: str) -> None:
 def value(metric: Any, *labels: str) -> float:
     """A gauge's value."""
     return float(metric.labels(*labels)._value.get())
+
+
+@pytest.mark.parametrize("kept", [0, 2, None])
+async def test_a_reader_that_was_set_back_keeps_what_it_needs(rig: Rig, kept: int | None) -> None:
+    """What a group's own place has not passed stays, whatever the server takes for finished; nothing goes while that
+    place cannot be asked."""
+    published = await rig.publish(*[append() for _ in range(5)])
+    for group in GROUPS:
+        await finish(rig, group)
+    partition = rig.log.partition(TENANTS[0])
+
+    async def places() -> dict[str, dict[int, StreamId]]:
+        if kept is None:
+            raise StoreUnavailable("away")
+        return {GROUPS[0]: {partition: Cursor.decode(published[kept - 1].cursor).id} if kept else {}}
+
+    clock = Clock()
+    clock.now = 4_000_000_000.0
+    assert await janitor_of(rig, clock, places=places).trim() == (kept or 0)
+
+
+async def test_the_slower_of_two_trims_turns_no_floor_back(rig: Rig) -> None:
+    """The floor is the last event that went, whoever wrote it down last."""
+    published = await rig.publish(*[append() for _ in range(6)])
+    for group in GROUPS:
+        await finish(rig, group)
+    floors = rig.log.keys.floor(rig.log.partition(TENANTS[0]))
+    last = Cursor.decode(published[-1].cursor).id
+    await rig.log.source.client.hset(floors, TENANTS[0], f"99 {last}")
+    clock = Clock()
+    clock.now = 4_000_000_000.0
+    assert await janitor_of(rig, clock).trim() == 6
+    assert (await rig.log.floors([TENANTS[0]]))[TENANTS[0]].sequence == 99
 
 
 async def test_what_is_old_and_finished_is_trimmed(rig: Rig) -> None:

@@ -260,6 +260,31 @@ async def test_closing_writes_what_is_there(tmp_path: Path) -> None:
     await database.aclose()
 
 
+async def test_a_replay_between_two_times_claims_no_other() -> None:
+    """A row of a tenant's share of a replay: within its range, what was recorded between the times, of that tenant."""
+    kept = Kept()
+    made = recorder(kept, Clock())
+    interest = Interest(None, frozenset({"room.*"}))
+    made.replayed(
+        "r1",
+        f"channel {SYSTEM} x",
+        partition("t1"),
+        event(1).id,
+        event(500).id,
+        events=2,
+        system=SYSTEM,
+        interests=[interest],
+        tenant_id="t1",
+        times=(BASE + 100, BASE + 200),
+    )
+    await made.write()
+    (said,) = kept.rows.values()
+    told = [ms for ms in (1, 99, 100, 199, 200, 500) if delivery.is_about(said, partition("t1"), event(ms))]
+    assert told == [100, 199]
+    assert not delivery.is_about(said, partition("t1"), event(150, kind="order"))
+    assert not delivery.is_about(said, partition("t1"), event(150, "t3"))
+
+
 # -- through the feed ---------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from typing import Any
 
@@ -208,6 +209,31 @@ async def test_a_token_is_for_its_listing(rig: Rig) -> None:
     with pytest.raises(Problem) as refused:
         await reader.page(scope(), TENANTS[:1], 2, token)
     assert refused.value.code == "invalid_cursor"
+
+
+async def test_a_token_of_a_place_that_does_not_come(rig: Rig) -> None:
+    """Past all that was published it is refused at once; published and not projected yet, it is waited for."""
+    await life(rig, random.Random(1), 50, [ONE])
+    await rig.project()
+    reader = Snapshots(rig.history)
+    token = (await reader.page(scope(), [ONE], 2)).next
+    assert token is not None
+    version, digest, cursor, *rest = orjson.loads(b64decode(token + "=" * (-len(token) % 4), altchars=b"-_"))
+    there = Cursor.decode(cursor)
+    ahead = there._replace(sequence=there.sequence + 1, id=there.id.next)
+
+    def forged(place: Cursor) -> str:
+        return urlsafe_b64encode(orjson.dumps([version, digest, place.encode(), *rest])).decode().rstrip("=")
+
+    with pytest.raises(Problem) as refused:
+        await reader.page(scope(), [ONE], 2, forged(ahead))
+    assert refused.value.code == "invalid_cursor"
+    (later,) = await rig.publish(append(ONE, ROOM, "room:1", a=1))
+    page = asyncio.create_task(reader.page(scope(), [ONE], 2, forged(Cursor.decode(later.cursor))))
+    await turns(20)
+    assert not page.done()
+    await rig.project()
+    assert (await page).cursor == later.cursor
 
 
 async def test_each_revision_of_an_entity(rig: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Annotated, Any, Final, get_args
 
@@ -14,6 +15,9 @@ from hub.services.deliveries import MAX_PAGE, Status, Wanted
 from schemas.delivery import DeliveryPage, EventTrace
 from schemas.errors import Problem
 
+MAX_AGO: Final = 16
+"""Characters of how long ago: a number is not read before its length is known."""
+_DIGITS: Final = re.compile(r"[0-9]{1,9}")
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 router = APIRouter(tags=["deliveries"])
@@ -71,9 +75,9 @@ async def trace(
     claims: Asking,
     tenant: Annotated[list[str], Query()] = [],  # noqa: B006
 ) -> Response:
-    """The whole story of one event: its append, each system, each attempt, each acknowledgement. Sessions and
-    subscriptions of other systems are shown with the scope `ops`."""
-    _, tenants = await hub.reader.interest(claims, tenants=listed(tenant))
+    """The whole story of one event: its append, each system, each attempt, each acknowledgement. Sessions,
+    subscriptions and errors of other systems are shown with the scope `ops`."""
+    tenants = await hub.reader.tenants(claims, listed(tenant))
     entry = await hub.reader.find(claims, event_id.lower(), tenants)
     if entry is None:
         raise Problem("not_found", f"there is no event {event_id[:64]} for this token")
@@ -98,7 +102,7 @@ def _status(text: str | None) -> Any:
 def _limit(text: str | None) -> int:
     if text is None:
         return 100
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PAGE:
+    if not (_DIGITS.fullmatch(text) and 1 <= int(text) <= MAX_PAGE):
         raise wrong("limit", f"must be a number between 1 and {MAX_PAGE}")
     return int(text)
 
@@ -106,7 +110,7 @@ def _limit(text: str | None) -> int:
 def _moment(name: str, text: str | None, now_ms: int) -> int | None:
     """An instant, or how long ago; Unix ms."""
     if text is not None and text[-1:] in _UNITS_S and text[:-1].isascii() and text[:-1].isdigit():
-        ago = int(text[:-1]) * _UNITS_S[text[-1]] * 1000
+        ago = int(text[:-1]) * _UNITS_S[text[-1]] * 1000 if len(text) <= MAX_AGO else now_ms + 1
         if ago > now_ms:
             raise wrong(name, "is longer ago than there were computers")
         return now_ms - ago

@@ -9,6 +9,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hub.core.delivery import class_of
+from hub.core.entry import NOT_AN_EVENT
 from hub.gateways.http.context import Asking, Hub, Services, body, json
 from hub.log.dead_letters import DeadLetter
 from hub.log.groups import group_states
@@ -76,12 +78,14 @@ async def dead_letters(hub: Hub, claims: Asking, group: str | None = None, limit
 
 def _shown(letter: DeadLetter, claims: Claims) -> dict[str, Any]:
     event = letter.event()
-    if claims.view == "masked" and event is not None:
-        event = registry.mask(event)
+    if claims.view == "masked":
+        try:
+            event = registry.mask(event)
+        except NOT_AN_EVENT:  # whose fields are whose is not known
+            event = None
     summary = letter.summary()
     if claims.view == "masked":
-        # The words of an exception may quote the guest.
-        summary["reason"] = letter.reason.partition(":")[0]
+        summary["reason"] = class_of(letter.reason)
     return summary | {"event": event}
 
 

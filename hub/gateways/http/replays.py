@@ -29,7 +29,7 @@ _LINES: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {"application/x-ndjson": {}},
         "description": '`{"cursor", "sequence", "replay": true, "event"}` a line; the last one of a whole export is '
-        '`{"end": true, "events", "cursor"}`',
+        '`{"end": true, "events", "skipped", "cursor"}`; `skipped`: entries that are no event any more',
     }
 }
 
@@ -46,7 +46,8 @@ def _refused(error: ValidationError) -> Problem:
     responses={200: {"description": "A dry run's counts, or the replay that has this `replay_id` already"}},
 )
 async def create(request: Request, hub: Hub, claims: Asking) -> Response:
-    """Begin a replay, or with `dry_run` only count what it would send. Scope `ops`."""
+    """Begin a replay, or with `dry_run` only count what it would send. Scope `ops`; only what the token's `subscribe:`
+    scopes cover goes out."""
     claims.require("ops")
     try:
         asked = ReplayRequest.model_validate(strict_json.loads(await body(request)))
@@ -78,7 +79,7 @@ async def export(
     until: Annotated[str | None, Query(description="Nothing past this cursor")] = None,
     speed: Annotated[str, Query(description="`full`, `recorded`, or how many times faster than recorded")] = "full",
 ) -> Response:
-    """Events as lines of JSON, oldest first. Scope `ops`."""
+    """Events as lines of JSON, oldest first. Scope `ops`; only what the token's `subscribe:` scopes cover."""
     claims.require("ops")
     given = {
         "tenants": listed(tenant),
