@@ -90,7 +90,7 @@ def replay(
         if to_file is not None and to_file.exists() and after is None:
             held = Held(to_file)
             if held.end is not None:
-                _is_whole(to_file, held.end)
+                _is_whole(to_file, held)
                 return
             given |= {"after": held.after} if held.after else {}
         asyncio.run(_export(reached, given, to_file, append))
@@ -120,12 +120,11 @@ def _target(
     return targets[0] if targets else None
 
 
-def _is_whole(file: Path, end: Mapping[str, Any]) -> None:
-    note(
-        f"{file} is whole: nothing was added. What came since follows with --append --after {end['cursor'] or 'earliest'}"
-    )
-    if end.get("skipped"):
-        raise incomplete(end["skipped"])
+def _is_whole(file: Path, held: Held) -> None:
+    more = f"what came since follows with --append --after {held.after or 'earliest'}"
+    note(f"{file} is whole, nothing was added; {more}")
+    if held.end is not None and (skipped := held.end.get("skipped", 0)):
+        raise incomplete(skipped)
 
 
 async def _look(reached: Access, asked: Mapping[str, Any], json: bool) -> None:

@@ -54,7 +54,7 @@ class Lines:
         lines.pop()
         if lines and lines[-1].startswith(_END):
             end = orjson.loads(lines.pop())
-            self.whole, self.skipped = end["events"] == self.events + len(lines), end["skipped"]
+            self.whole, self.skipped = end["events"] == self.events + len(lines), end.get("skipped", 0)
         for line in lines:
             last[line[_TENANT]] = line[_CURSOR]
         self.events += len(lines)

@@ -187,12 +187,10 @@ def is_about(row: Row, partition: int, entry: Entry) -> bool:
         return False
     if row.event_id is not None and row.event_id != entry.event_id:
         return False
-    if row.kind in _TO_READERS and not may_see(row.system or "", entry.targets):
+    to_channel = row.kind == "replayed" and (row.channel or "").startswith(_TO_CHANNEL)
+    if (to_channel or row.kind in _TO_READERS) and not may_see(row.system or "", entry.targets):
+        # A group is handed all that a replay selects; a channel only what is for its system.
         return False
-    if row.kind == "replayed" and (row.channel or "").startswith(_TO_CHANNEL):
-        # A group is handed all that is selected; a channel only what is for its system.
-        if not may_see(row.system or "", entry.targets):
-            return False
     if row.kind in _OF_GROUPS and row.name in _SYSTEMS and row.name not in entry.targets:
         # The group finishes by passing over what is not for its system.
         return False

@@ -333,7 +333,9 @@ class Reader:
 def _shown(entry: Entry, view: str) -> bool:
     """Whether the event can be shown; what was made of it for that is kept with it."""
     try:
-        entry.json(view)
+        if entry.json(view) is entry.raw:
+            # What goes out as it is stored was not parsed yet, and one that is broken would break the page.
+            orjson.loads(entry.raw)
     except NOT_AN_EVENT:  # it is damaged within; the others' events go on
         log.exception("entry_not_readable", id=str(entry.id))
         return False

@@ -15,8 +15,8 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from types import MappingProxyType
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson

@@ -87,8 +87,8 @@ class Plan:
         return Plan(self.interest, self.every, begins, self.ends, self.times, self.speed)
 
     def key(self, target: str) -> str:
-        """A target that gets the events of these tenants. That of other tenants is another one, so that nobody waits for
-        a replay that is hidden from them."""
+        """A target that gets the events of these tenants. That of others is another one, so that nobody waits for a
+        replay that is hidden from them."""
         tenants = "\n".join(sorted(self.interest.tenants or ()))
         return f"{target} {'*' if self.every else sha256(tenants.encode()).hexdigest()[:16]}"
 
@@ -124,8 +124,8 @@ async def plan(history: History, tenants: Tenants, claims: Claims, asked: Select
     """Resolve a selection, as far as the token allows it.
 
     Raises:
-        Problem: it names a tenant that the token does not hold, nothing that it may subscribe to, a cursor that is no tenant's of it or of a history
-            that is gone, or a range without any room.
+        Problem: it names a tenant that the token does not hold, nothing that it may subscribe to, a cursor that is no
+            tenant's of it or of a history that is gone, or a range without any room.
         StoreUnavailable, RedisError, OSError: what it takes cannot be read now.
     """
     for tenant in asked.tenants or ():

@@ -14,8 +14,8 @@ from typing import Final
 import structlog
 
 from hub.core.pace import Pace
-from hub.services.ending import end
 from hub.security.tokens import Claims
+from hub.services.ending import end
 from hub.store.database import StoreUnavailable
 from hub.store.replays import Replay, Replays
 from schemas.errors import Problem

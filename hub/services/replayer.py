@@ -215,8 +215,8 @@ class _Run:
             self._handed[entry.tenant_id] = (first, entry.id, events + 1)
 
     def _record(self) -> None:
-        """Tell the ledger, by ranges of what was handed over since the last time: each tenant's, as its part of the plan
-        begins and ends for itself."""
+        """Tell the ledger, by ranges of what was handed over since the last time: each tenant's, as its part of the
+        plan begins and ends for itself."""
         handed, self._handed = self._handed, {}
         for tenant, (first, last, events) in handed.items():
             self._recorder.replayed(

@@ -117,19 +117,19 @@ def test_an_event_that_is_not_there(hub: HubProcess) -> None:
 
 def test_listings(hub: HubProcess) -> None:
     """A table, JSON a line, filters, and a hint where there is more."""
-    receipts = publish(hub, *(to(SYSTEM, number, "listed") for number in range(12)))
+    receipts = publish(hub, *(to(SYSTEM, number, "told") for number in range(12)))
     ids = [one["event_id"] for one in receipts]
-    told = hub.call("deliveries", "--tenant", "listed")
+    told = hub.call("deliveries", "--tenant", "told")
     header, *rows = told.stdout.splitlines()
     assert header.split("\t")[:5] == ["stored", "tenant", "event", "entity", "status"]
     assert [row.split("\t")[7] for row in rows] == ids
     assert {row.split("\t")[4] for row in rows} == {"pending"}
-    some = hub.call("deliveries", "--tenant", "listed", "--limit", "5", "--json", "--since", "1h")
+    some = hub.call("deliveries", "--tenant", "told", "--limit", "5", "--json", "--since", "1h")
     assert [json.loads(line)["event_id"] for line in some.stdout.splitlines()] == ids[:5]
     assert "there are more" in some.stderr
     for none in ("--failed", "--outstanding"):
-        assert hub.call("deliveries", "--tenant", "listed", none, "--json").stdout == ""
-    assert hub.call("deliveries", "--tenant", "listed", "--system", "hotel-saas", "--json").stdout == ""
+        assert hub.call("deliveries", "--tenant", "told", none, "--json").stdout == ""
+    assert hub.call("deliveries", "--tenant", "told", "--system", "hotel-saas", "--json").stdout == ""
     wrong = hub.call("deliveries", "--failed", "--outstanding")
     assert wrong.returncode == 2
     assert hub.call("deliveries", "--since", "then").returncode == 1

@@ -49,7 +49,7 @@ class TestLag:
 
     def test_every_group_and_partition_is_told_and_their_sum(self, tmp_path: Path) -> None:
         """Five groups on eight partitions; what nobody has read is lag."""
-        with running_hub(tmp_path) as hub:
+        with running_hub(tmp_path, roles="gateway") as hub:
             hub.publish(range(3))
             found = hub.json("lag")
             one = hub.json("lag", "--group", "hotel-pms")

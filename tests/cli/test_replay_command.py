@@ -139,11 +139,54 @@ def test_a_file_that_was_cut_fails_and_is_continued(
     lines = file.read_text().splitlines()
     assert 0 < len(lines) < 1200
     file.write_text(file.read_text() + '{"cursor":"half a li')
-    done = filled.run("replay", "--tenant", "replayed", "--to-file", str(file), *options)
-    assert done.returncode == 0, done.stderr
-    *events, end = map(json.loads, file.read_text().splitlines())
+    cut_off = file.read_text()
+    for more in (options, ["--append"]):
+        file.write_text(cut_off)
+        done = filled.run("replay", "--tenant", "replayed", "--to-file", str(file), *more)
+        assert done.returncode == 0, done.stderr
+        *events, end = map(json.loads, file.read_text().splitlines())
+        assert [event["sequence"] for event in events] == list(range(1, 1201))
+        assert end["events"] == 1200 - len(lines)
+
+
+def test_a_file_that_is_whole_is_left_as_it_is(filled: HubProcess, tmp_path: Path) -> None:
+    """And says so; what is asked for after a cursor stands before a new end. Only its owner may read it."""
+    file = tmp_path / "events.ndjson"
+    arguments = ("replay", "--tenant", "replayed", "--to-file", str(file))
+    assert filled.call(*arguments).returncode == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    whole = file.read_text()
+    again = filled.call(*arguments, "--append")
+    assert (again.returncode, "is whole" in again.stderr, file.read_text()) == (0, True, whole)
+
+    *lines, end = whole.splitlines(keepends=True)
+    file.write_text("".join(lines[:1100]) + end)
+    after = json.loads(lines[1099])["cursor"]
+    assert filled.call(*arguments, "--append", "--after", after).returncode == 0
+    *events, last = map(json.loads, file.read_text().splitlines())
     assert [event["sequence"] for event in events] == list(range(1, 1201))
-    assert end["events"] == 1200 - len(lines)
+    assert last["events"] == 100
+
+    file.write_text(f"a note\n{end}")
+    other = filled.call(*arguments, "--append")
+    assert (other.returncode, "not the file of an export" in other.stderr) == (1, True)
+
+
+def test_what_could_not_be_read_is_no_success(
+    filled: HubProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All the rest is written, the exit code is 1, also when the whole file is asked to go on."""
+    file, whole = tmp_path / "events.ndjson", Remote.stream
+
+    async def damaged(self: Remote, path: str, **params: Any) -> AsyncGenerator[bytes]:
+        async for chunk in whole(self, path, **params):
+            yield chunk.replace(b'"skipped":0', b'"skipped":3')
+
+    monkeypatch.setattr(Remote, "stream", damaged)
+    for more in ((), ("--append",)):
+        done = filled.call("replay", "--tenant", "replayed", "--to-file", str(file), *more)
+        assert (done.returncode, "3 events cannot be read" in done.stderr) == (1, True), done.stderr
+        assert len(file.read_text().splitlines()) == 1201
 
 
 def test_a_stream_without_its_end_is_not_whole() -> None:
@@ -151,8 +194,8 @@ def test_a_stream_without_its_end_is_not_whole() -> None:
     cursor = Cursor.of(7, "t", 1, StreamId(5, 0)).encode()
     line = b'{"cursor":"%b","sequence":1,"replay":true,"event":{}}\n' % cursor.encode()
     for text, whole, events in (
-        (line + b'{"end":true,"events":1,"cursor":null}\n', True, 1),
-        (line + b'{"end":true,"events":2,"cursor":null}\n', False, 1),
+        (line + b'{"end":true,"events":1,"skipped":0,"cursor":null}\n', True, 1),
+        (line + b'{"end":true,"events":2,"skipped":0,"cursor":null}\n', False, 1),
         (line, False, 1),
         (line + b'{"end":true,"ev', False, 1),
         (b"", False, 0),
@@ -165,8 +208,17 @@ def test_a_stream_without_its_end_is_not_whole() -> None:
 
 
 def test_only_a_half_line_is_cut_off(tmp_path: Path) -> None:
-    """However long the file or the line."""
-    for kept, half in ((b"", b"x" * 200_000), (b"a\n" * 70_000, b"b"), (b"a\n", b""), (b"", b"")):
+    """However long the file or the line; and ends, however many."""
+    end = b'{"end":true,"events":1,"skipped":0,"cursor":"%b"}\n' % (b"1" * 100_000)
+    for kept, half in (
+        (b"", b"x" * 200_000),
+        (b"a\n" * 70_000, b"b"),
+        (b"a\n", b""),
+        (b"", b""),
+        (b"a\n", end),
+        (b"a\n" + end + b"a\n", end + end + b"{"),
+        (b"", end),
+    ):
         file = tmp_path / "f"
         file.write_bytes(kept + half)
         with file.open("r+b") as output:

@@ -183,8 +183,12 @@ def test_others_words_and_subscriptions_are_for_ops() -> None:
     names = {PMS: [], MEMBER: [f"{MEMBER}-sub"], SAAS: [f"{SAAS}-sub"]}
     assert seen(View()) == (error, [error, "ValueError: Yamada"], names)
     assert seen(View(False, False, MEMBER)) == (None, [None, None], names | {SAAS: []})
-    assert seen(View(False, False, PMS)) == (error, [error, None], dict.fromkeys(names, []))
-    assert seen(View(False, True, PMS)) == ("IntegrityError", ["IntegrityError", None], dict.fromkeys(names, []))
+    assert seen(View(False, False, PMS)) == (error, [error, None], {system: [] for system in names})
+    assert seen(View(False, True, PMS)) == (
+        "IntegrityError",
+        ["IntegrityError", None],
+        {system: [] for system in names},
+    )
 
 
 @pytest.mark.parametrize(

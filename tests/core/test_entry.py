@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -17,6 +18,8 @@ GOOD: dict[str, Any] = {
     "data": {"updated_by_system": "hotel-pms"},
 }
 
+BAD: tuple[Any, ...] = (None, 1.5, [1], [[]])
+
 
 def entry(raw: Any) -> Entry:
     """An entry with this body."""
@@ -29,30 +32,18 @@ def test_an_envelope_is_readable() -> None:
     assert entry(orjson.dumps(GOOD)).published_by("hotel-pms")
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"",
-        b"\xff\x00",
-        b"null",
-        b"7",
-        b'"text"',
-        b"[]",
-        b"{}",
-        None,
-        "text",
-        7,
-        orjson.dumps(GOOD)[:-3],
-        *(
-            orjson.dumps(GOOD | {name: value})
-            for name in GOOD
-            for value in (None, "xxx", 1.5, [1], [[]], {})
-            if not (name == "type" and isinstance(value, str)) and not (name == "data" and value == {})
-        ),
-        *(orjson.dumps({key: value for key, value in GOOD.items() if key != name}) for name in GOOD),
-    ],
-)
+def broken() -> Iterator[Any]:
+    """Bodies that are no envelope."""
+    yield from (b"", b"\xff\x00", b"null", b"7", b'"text"', b"[]", b"{}", None, "text", 7, orjson.dumps(GOOD)[:-3])
+    for name in GOOD:
+        yield orjson.dumps({key: value for key, value in GOOD.items() if key != name})
+        for value in BAD:
+            yield orjson.dumps(GOOD | {name: value})
+    for name in ("schema_version", "targets", "data"):
+        yield orjson.dumps(GOOD | {name: "text"})
+
+
+@pytest.mark.parametrize("raw", list(broken()))
 def test_what_is_damaged_is_not_readable(raw: Any) -> None:
-    """Whatever stands where an envelope should: nothing is raised, and it is nobody's."""
-    found = entry(raw)
-    assert not found.readable
+    """Whatever stands where an envelope should: nothing is raised."""
+    assert not entry(raw).readable

@@ -36,6 +36,7 @@ class PostgresUnderTest:
         self._user = made.system_user
         socket = self.url.partition("?host=")[2]
         self._command = [str(made.bin_path / "postgres"), "-D", str(directory / "pg"), "-h", "", "-k", socket]
+        self._asking = [str(made.bin_path / "pg_isready"), "-q", "-h", socket]
         made.cleanup()
         self.kills = 0
         self._process = self._start()
@@ -48,7 +49,7 @@ class PostgresUnderTest:
                 self._command, user=self._user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
             )
             while process.poll() is None and time.monotonic() < deadline:
-                if asyncio.run(_answers(self.url)):
+                if subprocess.run(self._asking, stdout=subprocess.DEVNULL, check=False).returncode == 0:
                     return process
                 time.sleep(0.05)
             # The children of the one that was killed take a moment to notice; until then a new one ends at once.
@@ -69,17 +70,6 @@ class PostgresUnderTest:
         """End it."""
         self._process.send_signal(signal.SIGINT)
         self._process.wait()
-
-
-async def _answers(url: str) -> bool:
-    import asyncpg
-
-    try:
-        connection = await asyncpg.connect(url, timeout=2)
-    except (OSError, asyncpg.PostgresError, TimeoutError):
-        return False
-    await connection.close()
-    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -295,6 +296,31 @@ async def test_bad_parameters_are_named(asked: Asked, params: dict[str, Any]) ->
     """A problem with the parameter, not an empty page."""
     problem = await asked.get("/deliveries", code=422, **params)
     assert problem["errors"][0]["path"] in params
+
+
+async def test_a_replay_claims_what_it_sent(asked: Asked) -> None:
+    """To a channel, between two times: nothing recorded outside them, nothing for other systems, no other tenant's."""
+    house = asked.house
+    stored = []
+    for targets in ([PMS], [PMS], [SAAS], [PMS]):
+        stored += await house.publish(house.reservation(targets=targets))
+        then = time.time()
+        await house.until(lambda: time.time() > then + 0.001)  # noqa: B023
+    first, mine, others, last = stored
+    recorded = {one["event_id"]: one["recorded_at"] for one in (await asked.get("/deliveries"))["deliveries"]}
+    span = {"from": recorded[mine["event_id"]], "to": recorded[last["event_id"]]}
+    assert recorded[first["event_id"]] < span["from"] < span["to"]
+    async with house.socket() as socket:
+        await socket.ask("subscribe", id=1, patterns=["*"], replay="x")
+        made = {"target": {"system": PMS, "channel": "x"}, "speed": "full", "tenants": ["default"]}
+        for more, count in ((span, 1), ({}, 3)):
+            answer = await house.http.post("/replays", json=made | more, headers=house.headers(**OPS))
+            assert answer.status_code == 201, answer.text
+            assert len(await socket.take(count + 1)) == count + 1
+    told = await asked.until(mine["event_id"], lambda found: len(steps(found, "replayed")) == 2)
+    assert steps(told, "replayed") == [("replayed", PMS)] * 2
+    for one, times in ((first, 1), (others, 0), (last, 1)):
+        assert steps(await asked.trace(one["event_id"]), "replayed") == [("replayed", PMS)] * times
 
 
 async def test_a_span_without_room_has_no_deliveries(asked: Asked) -> None:

@@ -77,21 +77,72 @@ async def test_a_channel_gets_its_replay_in_order_and_nobody_else_does(house: Ho
 
 
 async def test_a_subscription_gets_what_it_asks_for_and_may_see(house: House) -> None:
-    """Its patterns, entities and tenants; its system's targets; one replay after the other."""
+    """Its patterns, entities and tenants; its system's targets; one replay after the other. A part of a replay neither
+    begins nor ends it."""
     await house.publish(
         house.reservation("R1"), house.reservation("R2"), house.reservation("R3", targets=["hotel-saas"])
     )
-    async with house.socket() as socket:
+    async with house.socket() as socket, house.socket() as whole:
         await socket.ask(
             "subscribe", id=1, patterns=["*"], replay="test", entities=["reservation:R2", "reservation:R3"]
         )
         for _ in range(2):
-            await begin(house)
+            made = await begin(house)
+            await socket.quiet()
+            shown = await show(house, made["replay_id"])
+            assert (shown["state"], shown["started_at"]) == ("running", None)
+            await whole.ask("subscribe", id=1, patterns=["reservation.*"], replay="test")
             event, end = await socket.take(2)
             assert event["event"]["entity"] == "reservation:R2"
             assert end["detail"]["events"] == 1
+            assert (await whole.take(3))[-1]["detail"]["events"] == 2
+            assert (await ended(house, made["replay_id"]))["progress"]["events"] == 2
+            await whole.send("unsubscribe", id=1)
+            await whole.quiet()
         await begin(house, target=PMS | {"channel": "another"})
         await socket.quiet()
+
+
+async def test_a_replay_of_other_tenants_is_not_there(house: House) -> None:
+    """Its channel's name is no way to it, nor is its id: it does not begin, nothing of it is told, and its own tenant
+    gets it at last."""
+    await house.publish(house.reservation(tenant_id="ta"), tenants=["ta"])
+    await house.publish(house.reservation(tenant_id="tb"), tenants=["tb"])
+    made = await begin(house, tenants=["ta"])
+    both = await begin(house, tenants=["ta", "tb"])
+    async with house.socket(token=house.token(tenants=["tb"])) as other:
+        await other.ask("subscribe", id=1, patterns=["*"], replay="test")
+        answers = []
+        for id in (made["replay_id"], both["replay_id"], str(uuid4())):
+            answer = await other.ask("subscribe", id=2, patterns=["*"], replay="test", replay_id=id)
+            answers.append((answer["code"], answer["message"].replace(id, "")))
+        assert answers[0][0] == "not_found"
+        assert len(set(answers)) == 1
+        await other.quiet()
+        for one in (made, both):
+            shown = await show(house, one["replay_id"])
+            assert (shown["state"], shown["started_at"]) == ("running", None)
+        own = await begin(house, tenants=["tb"])
+        event, end = await other.take(2)
+        assert (event["event"]["tenant_id"], end["detail"]["replay_id"]) == ("tb", own["replay_id"])
+    async with house.socket(token=house.token(tenants=["ta", "tb"])) as socket:
+        await socket.ask("subscribe", id=1, patterns=["*"], replay="test")
+        frames = await socket.take(5)
+        ends = {frame["detail"]["replay_id"]: frame["detail"]["events"] for frame in frames if frame["op"] == "notice"}
+        assert ends == {made["replay_id"]: 1, both["replay_id"]: 2}
+
+
+async def test_a_connection_has_one_subscription_a_channel_and_eight_in_all(house: House) -> None:
+    """Each of them reads the history for itself."""
+    async with house.socket() as socket:
+        for number in range(8):
+            stands = await socket.ask("subscribe", id=number, patterns=["*"], replay=f"c{number}")
+            assert stands["op"] == "subscribed"
+            again = await socket.ask("subscribe", id="x", patterns=["*"], replay=f"c{number}")
+            assert (again["code"], again["errors"][0]["path"]) == ("invalid_request", "replay")
+        assert (await socket.ask("subscribe", id="x", patterns=["*"], replay="c8"))["code"] == "rate_limited"
+        await socket.send("unsubscribe", id=3)
+        assert (await socket.ask("subscribe", id="x", patterns=["*"], replay="c8"))["op"] != "error"
 
 
 async def test_an_interrupted_one_goes_on_behind_the_last_event(house: House) -> None:
@@ -124,6 +175,7 @@ async def test_refused_subscriptions_name_what_is_wrong(house: House) -> None:
             ({"replay_id": str(uuid4())}, "not_found", None),
             ({"replay_id": made["replay_id"]}, "not_found", None),
             ({"id": 1}, "invalid_request", "id"),
+            ({}, "invalid_request", "replay"),
             ({"replay": "no name"}, "invalid_request", "replay"),
         ):
             frame = await socket.ask("subscribe", **{"id": 2, "patterns": ["*"], "replay": "test"} | asked)
@@ -220,13 +272,19 @@ async def test_started_twice_it_runs_once(house: House) -> None:
 
     refused = await house.http.post("/replays", json={"target": PMS}, headers=ops(house))
     assert (refused.status_code, refused.json()["replay_id"]) == (409, asked["replay_id"])
+    assert refused.json()["code"] == "replay_active"
     listed = (await house.http.get("/replays", headers=ops(house))).json()["replays"]
     assert [one["replay_id"] for one in listed] == [asked["replay_id"]]
 
 
 async def test_only_operators_may_replay(house: House) -> None:
-    """Every route needs the scope `ops`; what is wrong with a request is said before anything begins."""
+    """Every route needs the scope `ops`, and events a scope for them; what is wrong with a request is said before
+    anything begins."""
     await house.publish(house.reservation())
+    blind = house.headers("hub", ("*",), ("ops",))
+    for method, path in (("GET", "/replays/export"), ("POST", "/replays")):
+        told = (await house.http.request(method, path, headers=blind, json={"target": PMS})).json()
+        assert (told["code"], told["detail"]) == ("forbidden", "the token lacks the scope subscribe:*")
     mine = house.headers()
     for method, path in (
         ("POST", "/replays"),
@@ -254,7 +312,7 @@ async def test_an_export_is_a_stream_of_lines_with_an_end(house: House) -> None:
     assert response.headers["content-type"] == "application/x-ndjson"
     *lines, end = [orjson.loads(line) for line in response.text.splitlines()]
     assert [line["cursor"] for line in lines] == [one["cursor"] for one in receipts]
-    assert end == {"end": True, "events": 30, "cursor": receipts[-1]["cursor"]}
+    assert end == {"end": True, "events": 30, "skipped": 0, "cursor": receipts[-1]["cursor"]}
 
     rest = {"after": receipts[27]["cursor"], "tenant": "default", "speed": "x1000"}
     response = await house.http.get("/replays/export", params=rest, headers=ops(house))

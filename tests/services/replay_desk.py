@@ -19,7 +19,7 @@ from hub.services.replayer import Replayer
 from schemas.replay import ReplayRequest
 
 GROUP = "hotel-member"
-OPS = claims(scopes=("ops",))
+OPS = claims(scopes=("ops", "subscribe:*"))
 T0 = 1_784_077_441_000
 
 

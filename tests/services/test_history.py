@@ -299,7 +299,7 @@ async def test_what_comes_from_before_a_flush_is_acknowledged_with_its_own_curso
 
 
 async def test_a_durable_subscription_goes_on_over_a_flush(rig: Rig, log_server: LogServer) -> None:
-    """What the ledger last saw acknowledged is where the name resumes; a name that had more than the archive is told."""
+    """A name resumes where the ledger last saw it; one that had more than the archive is told of a gap."""
     await rig.publish(*[append(ONE) for _ in range(9)])
     await rig.archive()
     ends = [Cursor.decode(rig.published[(ONE, number)].cursor) for number in (4, 9)]

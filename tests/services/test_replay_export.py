@@ -7,13 +7,15 @@ from typing import Any
 
 import orjson
 import pytest
-from feed_rig import TENANTS, Rig, append, claims
+from feed_rig import KINDS, TENANTS, Rig, append, claims
 from replay_desk import T0, Clock, Desk, events
+from sqlalchemy import func, update
 
 from hub.security.tokens import Claims
 from hub.services import replay_export, replay_reading
 from hub.services.replay_export import Export
 from hub.services.replay_reading import Row
+from hub.store import tables
 from hub.store.database import StoreUnavailable
 from schemas.cursor import ZERO, Cursor, StreamId, tenant_mark
 from schemas.errors import Problem
@@ -23,7 +25,7 @@ from schemas.replay import Selection
 pytestmark = pytest.mark.server
 
 ONE, TWO, THREE, FOUR = TENANTS
-HUB = claims(scopes=("ops",))
+HUB = claims(scopes=("ops", "subscribe:*"))
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +92,10 @@ async def test_what_the_reader_may_not_see_is_not_there(rig: Rig) -> None:
     await events(rig, ONE, 4, targets=("hotel-pms",), kind=("customer", "updated"), name="山田太郎", customer_id="c1")
     await events(rig, ONE, 3, targets=("hotel-saas",))
 
-    assert (await lines(await export(rig, claims(system="hotel-saas", scopes=("ops",)))))[-1]["events"] == 3
-    masked = await lines(await export(rig, claims(scopes=("ops",), view="masked")))
+    assert (await lines(await export(rig, claims(system="hotel-saas", scopes=("ops", "subscribe:*")))))[-1][
+        "events"
+    ] == 3
+    masked = await lines(await export(rig, claims(scopes=("ops", "subscribe:*"), view="masked")))
     assert masked[-1]["events"] == 7
     assert "山田" not in orjson.dumps(masked).decode()
     assert "山田" in orjson.dumps(await lines(await export(rig))).decode()
@@ -119,6 +123,47 @@ async def test_what_others_wrote_into_the_stream_breaks_no_line(rig: Rig) -> Non
     found = await lines(await export(rig))
 
     assert found[-1]["events"] == len(found) - 1 == 3
+    assert found[-1]["skipped"] == 4
+
+
+async def test_what_is_damaged_is_counted(rig: Rig) -> None:
+    """Events of the archive whose bytes are not what they were: the others come, the end says how many did not."""
+    await events(rig, ONE, 12)
+    await rig.archive()
+    await rig.trim()
+    stored = tables.events
+    for sequence, body in ((4, b"{broken"), (9, func.substr(stored.c.body, 1, func.length(stored.c.body) - 1))):
+        async with rig.store.database.writing() as connection:
+            await connection.execute(update(stored).where(stored.c.sequence == sequence).values(body=body))
+    *given, end = await lines(await export(rig, tenants=[ONE]))
+
+    assert [line["sequence"] for line in given] == [1, 2, 3, 5, 6, 7, 8, 10, 11, 12]
+    assert (end["events"], end["skipped"]) == (10, 2)
+
+
+async def test_the_last_cursor_is_the_furthest_of_each_tenant(rig: Rig) -> None:
+    """Where its history lies in archive and stream, and where it ends before others of its partition."""
+    await events(rig, ONE, 10)
+    await rig.archive()
+    await rig.trim()
+    await events(rig, ONE, 9)
+    assert (await lines(await export(rig)))[-1]["cursor"] == rig.published[(ONE, 19)].cursor
+    for last in (5, 10, 12):
+        until = rig.published[(ONE, last)].cursor
+        assert (await lines(await export(rig, tenants=[ONE], until=until)))[-1]["cursor"] == until
+
+
+async def test_scopes_hold_whatever_the_plan_says(rig: Rig) -> None:
+    """An event of a type that the token may not subscribe to is in no line, also where bytes go as they are stored."""
+    await events(rig, ONE, 4)
+    await events(rig, ONE, 3, kind=KINDS[2])
+    desk = Desk(rig)
+    narrow = claims(scopes=("ops", "subscribe:order.*"))
+    wide = await desk.jobs.plan(HUB, Selection.model_validate({"speed": "full"}))
+
+    for found in (await lines(Export(desk.reading, wide, narrow)), await lines(await export(rig, narrow))):
+        assert [line["event"]["type"] for line in found[:-1]] == ["order"] * 3
+        assert (found[-1]["events"], found[-1]["skipped"]) == (3, 0)
 
 
 async def test_an_older_version_is_exported_as_the_newest(rig: Rig) -> None:

@@ -10,9 +10,9 @@ from uuid import uuid4
 import pytest
 from feed_rig import KINDS, TENANTS, Rig, claims
 from pydantic import ValidationError
-from replay_desk import OPS, T0, Desk, events, request
+from replay_desk import GROUP, OPS, T0, Clock, Desk, events, request
 
-from hub.services import replay_reading
+from hub.services import replay_reading, replay_watch
 from schemas.cursor import Cursor, StreamId
 from schemas.errors import Problem
 from schemas.replay import Selection, read_speed
@@ -125,6 +125,7 @@ async def test_every_refusal_names_its_field(rig: Rig) -> None:
         ({"from": noon, "to": noon}, "from", "invalid_request"),
         ({"from": "2031-01-01"}, "from", "invalid_request"),
         ({"to": "2020-01-01"}, "to", "invalid_request"),
+        ({"to": "9999-12-31"}, "to", "invalid_request"),
         ({"tenants": [ONE], "after": cursor[3], "until": cursor[3]}, "until", "invalid_request"),
         ({"tenants": [ONE], "after": cursor[4]}, "after", "invalid_request"),
         ({"tenants": [TWO]}, "tenants", "invalid_request"),
@@ -195,9 +196,14 @@ async def test_asking_twice_makes_one_and_asking_otherwise_is_a_conflict(rig: Ri
 
     assert (new, not_new, made["replay_id"], again["replay_id"]) == (True, False, replay_id, replay_id)
     other = await refused(desk, replay_id=replay_id, speed=3)
-    assert (other.code, other.errors[0].path) == ("conflict", "replay_id")
+    assert (other.code, other.errors[0].path) == ("invalid_request", "replay_id")
     taken = await refused(desk)
-    assert (taken.code, taken.extra) == ("conflict", {"replay_id": replay_id})
+    assert (taken.code, taken.extra) == ("replay_active", {"replay_id": replay_id})
+    assert (taken.status, taken.retryable, taken.body()["title"]) == (
+        409,
+        False,
+        "The target has a replay that is not over",
+    )
 
 
 async def test_a_replay_is_for_tokens_that_hold_all_its_tenants(rig: Rig) -> None:
@@ -206,7 +212,7 @@ async def test_a_replay_is_for_tokens_that_hold_all_its_tenants(rig: Rig) -> Non
     await events(rig, TWO, 3)
     desk = Desk(rig)
     both = await desk.create()
-    mine = claims((ONE,), scopes=("ops",))
+    mine = claims((ONE,), scopes=("ops", "subscribe:*"))
 
     assert await desk.jobs.listed(mine) == []
     for attempt in (
@@ -223,6 +229,64 @@ async def test_a_replay_is_for_tokens_that_hold_all_its_tenants(rig: Rig) -> Non
     assert (await desk.jobs.look(mine, request()))["events"] == 3
 
 
+@pytest.mark.parametrize("target", [{"group": GROUP}, {"system": "hotel-pms", "channel": "c"}])
+async def test_tenants_share_a_targets_name_without_knowing(rig: Rig, target: dict[str, str]) -> None:
+    """Each may have its replay there at the same time; a second one of the same tenant waits for the first."""
+    await events(rig, ONE, 3)
+    await events(rig, TWO, 3)
+    desk = Desk(rig)
+    tokens = [claims((tenant,), scopes=("ops", "subscribe:*")) for tenant in (ONE, TWO)]
+    made = [(await desk.jobs.create(token, request(target=target)))[0]["replay_id"] for token in tokens]
+
+    for token, own in zip(tokens, made, strict=True):
+        assert [one["replay_id"] for one in await desk.jobs.listed(token)] == [own]
+        with pytest.raises(Problem) as taken:
+            await desk.jobs.create(token, request(target=target))
+        assert (taken.value.code, taken.value.extra) == ("replay_active", {"replay_id": own})
+
+
+async def test_only_what_the_scopes_cover_is_replayed(rig: Rig) -> None:
+    """What is asked for beyond them is left out; without any of it the refusal names the scope."""
+    await events(rig, ONE, 4)
+    await events(rig, ONE, 3, kind=KINDS[2])
+    desk = Desk(rig)
+    narrow = claims(scopes=("ops", "subscribe:order.placed", "subscribe:billing.*"))
+
+    for asked in ({}, {"patterns": ["*"]}, {"patterns": ["order.*", "room.*"]}):
+        assert (await desk.jobs.look(narrow, request(**asked)))["by_type"] == {"order.placed": 3}
+    for token, asked, scope in (
+        (narrow, {"patterns": ["room.*"]}, "subscribe:room.*"),
+        (claims(scopes=("ops",)), {}, "subscribe:*"),
+        (claims(scopes=("admin",)), {"patterns": ["order.placed"]}, "subscribe:order.placed"),
+    ):
+        with pytest.raises(Problem) as refusal:
+            await desk.jobs.create(token, request(**asked))
+        assert (refusal.value.code, scope in refusal.value.detail) == ("forbidden", True)
+
+
+async def test_a_replay_to_a_channel_that_nobody_receives_fails(rig: Rig) -> None:
+    """After a day without anyone, and not while somebody waits for what is due next; groups have their own pace."""
+    await events(rig, ONE, 3)
+    desk = Desk(rig, Clock())
+    left = (await desk.create(target={"system": "hotel-pms", "channel": "left"}))["replay_id"]
+    held = (await desk.create(target={"system": "hotel-pms", "channel": "held"}))["replay_id"]
+    group = (await desk.create())["replay_id"]
+    for _ in range(3):
+        desk.clock.move(replay_watch.IDLE_S / 3)
+        await desk.watch.look()
+        seen = desk.watch.seen(held)
+        assert seen is not None
+        await desk.watch.touch(seen)
+    assert (await desk.show(left))["state"] == "running"
+    desk.clock.move(1)
+    await desk.watch.look()
+
+    given_up = await desk.show(left)
+    assert (given_up["state"], given_up["detail"]) == ("failed", "nobody received it for 24 h")
+    assert desk.watch.seen(left) is None
+    assert [(await desk.show(one))["state"] for one in (held, group)] == ["running", "running"]
+
+
 async def test_a_paused_replay_that_is_over_cannot_go_on(rig: Rig) -> None:
     """And a pause before it began costs it no time."""
     await events(rig, ONE, 3)
@@ -232,7 +296,7 @@ async def test_a_paused_replay_that_is_over_cannot_go_on(rig: Rig) -> None:
         assert (await desk.jobs.move(OPS, replay_id, action))["state"] == state  # type: ignore[arg-type]
     with pytest.raises(Problem) as over:
         await desk.jobs.move(OPS, replay_id, "resume")
-    assert over.value.code == "conflict"
+    assert over.value.code == "replay_over"
     shown = await desk.show(replay_id)
     assert shown["started_at"] is None
     assert shown["finished_at"] is not None

@@ -50,7 +50,7 @@ async def test_a_target_has_one_job_that_is_not_over(database: Database) -> None
 
     with pytest.raises(Problem) as refused:
         await replays.create(job("r-3"))
-    assert refused.value.code == "conflict"
+    assert refused.value.code == "replay_active"
     assert refused.value.extra == {"replay_id": "r-1"}
     assert "r-1" in refused.value.detail
 
@@ -65,14 +65,14 @@ async def test_of_many_that_are_made_at_once_one_gets_the_target(open_database: 
     ended = await asyncio.gather(*attempts, return_exceptions=True)
 
     assert sum(isinstance(one, tuple) and one[1] for one in ended) == 1
-    assert sum(isinstance(one, Problem) and one.code == "conflict" for one in ended) == 8
+    assert sum(isinstance(one, Problem) and one.code == "replay_active" for one in ended) == 8
     assert len(await stores[0].active()) == 1
 
 
 @pytest.mark.parametrize("state", get_args(State))
 @pytest.mark.parametrize("action", get_args(Action))
 async def test_the_table_of_moves_is_what_moves(database: Database, state: State, action: Action) -> None:
-    """From each state by each action: to where the table says, or a conflict that changes nothing."""
+    """From each state by each action: to where the table says, or a refusal that changes nothing."""
     replays = Replays(database)
     await replays.create(Replay("r-1", "t", {}, NOW, state))
     there = MOVES[state].get(action)
@@ -80,7 +80,7 @@ async def test_the_table_of_moves_is_what_moves(database: Database, state: State
     if there is None:
         with pytest.raises(Problem) as refused:
             await replays.move("r-1", action, NOW + 1, lambda _: {"changed": True})
-        assert refused.value.code == "conflict"
+        assert refused.value.code == "replay_over"
         found = await replays.get("r-1")
         assert found is not None
         assert (found.state, found.progress) == (state, {})
