@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -299,28 +300,30 @@ async def test_bad_parameters_are_named(asked: Asked, params: dict[str, Any]) ->
 
 
 async def test_a_replay_claims_what_it_sent(asked: Asked) -> None:
-    """To a channel, between two times: nothing recorded outside them, nothing for other systems, no other tenant's."""
+    """Between two times, also where what was recorded outside them lies in the midst: nothing of that; on a channel
+    nothing for other systems, while a group is handed everything selected."""
     house = asked.house
+    start = datetime.now(UTC)
     stored = []
-    for targets in ([PMS], [PMS], [SAAS], [PMS]):
+    for targets, seconds in (([PMS], 1), ([PMS], 100), ([SAAS], 2), ([PMS], 3)):
+        house.hub.publisher._clock = partial(datetime.fromtimestamp, start.timestamp() + seconds, UTC)
         stored += await house.publish(house.reservation(targets=targets))
-        then = time.time()
-        await house.until(lambda: time.time() > then + 0.001)  # noqa: B023
-    first, mine, others, last = stored
-    recorded = {one["event_id"]: one["recorded_at"] for one in (await asked.get("/deliveries"))["deliveries"]}
-    span = {"from": recorded[mine["event_id"]], "to": recorded[last["event_id"]]}
-    assert recorded[first["event_id"]] < span["from"] < span["to"]
+    asks = {"speed": "full", "from": start.isoformat(), "to": (start + timedelta(seconds=50)).isoformat()}
     async with house.socket() as socket:
         await socket.ask("subscribe", id=1, patterns=["*"], replay="x")
-        made = {"target": {"system": PMS, "channel": "x"}, "speed": "full", "tenants": ["default"]}
-        for more, count in ((span, 1), ({}, 3)):
-            answer = await house.http.post("/replays", json=made | more, headers=house.headers(**OPS))
+        for target in ({"system": PMS, "channel": "x"}, {"group": SAAS}):
+            answer = await house.http.post("/replays", json=asks | {"target": target}, headers=house.headers(**OPS))
             assert answer.status_code == 201, answer.text
-            assert len(await socket.take(count + 1)) == count + 1
-    told = await asked.until(mine["event_id"], lambda found: len(steps(found, "replayed")) == 2)
-    assert steps(told, "replayed") == [("replayed", PMS)] * 2
-    for one, times in ((first, 1), (others, 0), (last, 1)):
-        assert steps(await asked.trace(one["event_id"]), "replayed") == [("replayed", PMS)] * times
+        assert [one["op"] for one in await socket.take(3)] == ["event", "event", "notice"]
+
+    def told(trace: Any) -> list[tuple[str, str | None]]:
+        return sorted(steps(trace, "replayed"))
+
+    both = [("replayed", PMS), ("replayed", SAAS)]
+    for one in (stored[0], stored[3]):
+        await asked.until(one["event_id"], lambda found: told(found) == both)
+    assert told(await asked.trace(stored[1]["event_id"])) == []
+    assert told(await asked.trace(stored[2]["event_id"])) == [("replayed", SAAS)]
 
 
 async def test_a_span_without_room_has_no_deliveries(asked: Asked) -> None:

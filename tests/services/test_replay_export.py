@@ -152,6 +152,12 @@ async def test_the_last_cursor_is_the_furthest_of_each_tenant(rig: Rig) -> None:
         until = rig.published[(ONE, last)].cursor
         assert (await lines(await export(rig, tenants=[ONE], until=until)))[-1]["cursor"] == until
 
+    beside = next(f"{ONE}{n}" for n in range(1000) if rig.log.partition(f"{ONE}{n}") == rig.log.partition(ONE))
+    await events(rig, beside, 3)
+    ends = [rig.published[(ONE, 12)].cursor, rig.published[(beside, 3)].cursor]
+    found = await lines(await export(rig, tenants=[ONE, beside], until=".".join(ends)))
+    assert sorted(found[-1]["cursor"].split(".")) == sorted(ends)
+
 
 async def test_scopes_hold_whatever_the_plan_says(rig: Rig) -> None:
     """An event of a type that the token may not subscribe to is in no line, also where bytes go as they are stored."""
