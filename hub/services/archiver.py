@@ -43,7 +43,10 @@ log = structlog.get_logger("hub.archiver")
 
 
 class Archiver:
-    """Owned by the composition root, which awaits `stop`."""
+    """Owned by the composition root, which awaits `stop`.
+
+    `on_written` is called after every commit; with True while there is more than one transaction takes.
+    """
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class Archiver:
         metrics: Metrics,
         *,
         archive_days: int,
-        on_written: Callable[[], None] = lambda: None,
+        on_written: Callable[[bool], None] = lambda _: None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._log = stream_log
@@ -169,7 +172,7 @@ class Archiver:
         batches, self._ahead = self._ahead or await self._gather(self._places), []
         if batches:
             await self._write(batches, self._places)
-            self._on_written()
+            self._on_written(sum(len(batch.entries) for batch in batches) >= MAX_BATCH)
         if batches or asked:
             # An answer with nothing left to write is as good as a write.
             self._store.works(written=True)

@@ -22,6 +22,8 @@ from hub.store.store import Store
 PACE_S: Final = 0.05
 """Between transactions that were not full: what comes meanwhile shares the next one's commit."""
 IDLE_S: Final = 2.0
+BUSY_S: Final = 0.25
+MAX_BUSY_S: Final = 5.0
 STANDBY_S: Final = 3.0
 MAX_BACKOFF_S: Final = 5.0
 STOP_S: Final = 5.0
@@ -37,6 +39,8 @@ class Projector:
     def __init__(self, store: Store, *, wall: Callable[[], float] = time.time) -> None:
         self._store = store
         self._wall = wall
+        self._now = time.monotonic
+        self._busy_at = -BUSY_S
         self._projection: Projection | None = None
         self._woken = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -46,9 +50,17 @@ class Projector:
         """Begin."""
         self._task = asyncio.create_task(self._run(), name="projector")
 
-    def wake(self) -> None:
-        """Something was archived."""
+    def wake(self, busy: bool = False) -> None:
+        """Something was archived; `busy`: there is much more, and the archiver should have the writer for itself."""
+        if busy:
+            self._busy_at = self._now()
         self._woken.set()
+
+    async def _let_archive(self) -> None:
+        """Events first, states later: a burst is archived at full speed, and projected when it is over."""
+        begun = self._now()
+        while self._now() - self._busy_at < BUSY_S and self._now() - begun < MAX_BUSY_S and not self._stopping.is_set():
+            await self._pause(BUSY_S)
 
     async def stop(self) -> None:
         """Project what is archived, for at most 5 seconds, and end."""
@@ -64,6 +76,7 @@ class Projector:
         while True:
             last = self._stopping.is_set()
             self._woken.clear()
+            await self._let_archive()
             try:
                 done = await self.round()
                 backoff = 0.0
