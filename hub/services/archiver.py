@@ -30,7 +30,7 @@ MAX_BATCH: Final = 1500
 """Events in one transaction: more would not be faster, and would keep other writers waiting."""
 MAX_READ: Final = 500
 """Entries of one partition in one read."""
-PACE_S: Final = 0.05
+PACE_S: Final = 0.1
 """Between transactions that were not full: what comes meanwhile shares the next one's commit."""
 IDLE_S: Final = 2.0
 STANDBY_S: Final = 1.0

@@ -19,7 +19,7 @@ from hub.store.database import StoreUnavailable, StoreVersionError
 from hub.store.entities import NOTHING, Superseded
 from hub.store.store import Store
 
-PACE_S: Final = 0.05
+PACE_S: Final = 0.15
 """Between transactions that were not full: what comes meanwhile shares the next one's commit."""
 IDLE_S: Final = 2.0
 BUSY_S: Final = 0.25

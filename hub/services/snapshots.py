@@ -37,6 +37,7 @@ MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_TOKEN: Final = 16 * 1024
 CATCH_UP_S: Final = 3.0
 """How long a page waits for a projection that is behind its cursor."""
+FRESH_POLLS: Final = 25
 CATCH_UP_POLL_S: Final = 0.05
 
 
@@ -168,7 +169,7 @@ class Snapshots:
             Problem: the token is not one of this listing; `store_unavailable`, `log_unavailable`.
         """
         try:
-            marks = await self._entities.marks(tenants)
+            marks = await (self._fresh(tenants) if token is None else self._entities.marks(tenants))
             place = self._begin(tenants, marks) if token is None else _read(token, scope, tenants)
             first = token is None
             if not first:
@@ -207,6 +208,16 @@ class Snapshots:
         except (RedisError, OSError) as error:
             raise Problem("log_unavailable", "the log cannot be read now; ask again") from error
 
+    async def _fresh(self, tenants: Sequence[str]) -> dict[str, tuple[int, Reached]]:
+        """How far the states are: with everything that was published before the question, unless that takes long."""
+        heads = await self._history.heads(tenants)
+        for _ in range(FRESH_POLLS):
+            marks = await self._entities.marks(tenants)
+            if all(head.id <= marks.get(tenant, (0, NOTHING))[1].id for tenant, head in heads.items()):
+                break
+            await asyncio.sleep(CATCH_UP_POLL_S)
+        return await self._entities.marks(tenants)
+
     async def _reachable(self, place: _Place, marks: Mapping[str, tuple[int, Reached]]) -> None:
         """Refuse a token that the states will not come to, as nothing was published there.
 
@@ -241,7 +252,7 @@ class Snapshots:
             Problem: `store_unavailable`; what came so far is of no use.
         """
         try:
-            marks = await self._entities.marks([tenant_id])
+            marks = await self._fresh([tenant_id])
             if tenant_id not in marks:
                 yield [], self.cursor(tenant_id, NOTHING).encode()
                 return
@@ -257,6 +268,8 @@ class Snapshots:
                 after = part.after
         except StoreUnavailable as error:
             raise Problem("store_unavailable", "the store cannot be read now; subscribe again") from error
+        except (RedisError, OSError) as error:
+            raise Problem("log_unavailable", "the log cannot be read now; subscribe again") from error
 
     async def _part(
         self,
