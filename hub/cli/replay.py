@@ -13,7 +13,7 @@ import typer
 from hub.cli.access import Access, DataDir, Json, Token, Url, access
 from hub.cli.failure import CommandError, UsageError
 from hub.cli.output import Bar, json_document, line, note, on_terminal, table
-from hub.cli.remote import Remote
+from hub.cli.remote import Remote, segment
 from hub.cli.replay_lines import Held, Lines, export, incomplete
 
 POLL_S: Final = 0.5
@@ -184,7 +184,7 @@ async def _follow(remote: Remote, replay: dict[str, Any]) -> dict[str, Any]:
             while replay["state"] in ("running", "paused"):
                 bar.at(replay["progress"]["events"], time.monotonic())
                 await asyncio.sleep(POLL_S)
-                replay = await remote.get(f"replays/{replay_id}")
+                replay = await remote.get(f"replays/{segment(replay_id)}")
     except (KeyboardInterrupt, asyncio.CancelledError):
         note(f"the replay goes on; `hub replay cancel {replay_id}` ends it")
         raise
@@ -206,7 +206,7 @@ def show(
     replay_id: ReplayId, json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = None
 ) -> None:
     """Show one replay: what it sends, how far it is, when it should be over."""
-    _show(asyncio.run(_asked(access(url, token, data_dir), "GET", f"replays/{replay_id}")), json)
+    _show(asyncio.run(_asked(access(url, token, data_dir), "GET", f"replays/{segment(replay_id)}")), json)
 
 
 @group.command("pause")
@@ -214,7 +214,7 @@ def pause(
     replay_id: ReplayId, json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = None
 ) -> None:
     """Stop a replay until it is resumed."""
-    _show(asyncio.run(_asked(access(url, token, data_dir), "POST", f"replays/{replay_id}/pause")), json)
+    _show(asyncio.run(_asked(access(url, token, data_dir), "POST", f"replays/{segment(replay_id)}/pause")), json)
 
 
 @group.command("resume")
@@ -222,7 +222,7 @@ def resume(
     replay_id: ReplayId, json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = None
 ) -> None:
     """Let a paused replay go on, at its pace."""
-    _show(asyncio.run(_asked(access(url, token, data_dir), "POST", f"replays/{replay_id}/resume")), json)
+    _show(asyncio.run(_asked(access(url, token, data_dir), "POST", f"replays/{segment(replay_id)}/resume")), json)
 
 
 @group.command("cancel")
@@ -230,7 +230,7 @@ def cancel(
     replay_id: ReplayId, json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = None
 ) -> None:
     """End a replay where it is."""
-    _show(asyncio.run(_asked(access(url, token, data_dir), "POST", f"replays/{replay_id}/cancel")), json)
+    _show(asyncio.run(_asked(access(url, token, data_dir), "POST", f"replays/{segment(replay_id)}/cancel")), json)
 
 
 async def _asked(reached: Access, method: str, path: str) -> Any:

@@ -23,7 +23,7 @@ from schemas.cursor import StreamId
 
 MAX_BATCH: Final = 1500
 """Events in one transaction: more would keep other writers waiting."""
-SLICE_S: Final = 0.002
+SLICE_S: Final = 0.0005
 """How long the event loop is held at a time."""
 CACHE_BYTES: Final = 32 * 1024 * 1024
 _ROW_BYTES: Final = 700
