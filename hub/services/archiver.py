@@ -171,6 +171,7 @@ class Archiver:
         await self._expire()
         batches, self._ahead = self._ahead or await self._gather(self._places), []
         if batches:
+            self._measure()
             await self._write(batches, self._places)
             self._on_written(sum(len(batch.entries) for batch in batches) >= MAX_BATCH)
         if batches or asked:
