@@ -18,7 +18,7 @@ from hub.log.acknowledged import move_group
 from hub.log.stream_log import StreamLog
 from hub.log.topology import RedisError
 from hub.services.dispatcher import Dispatcher
-from hub.services.ending import end
+from hub.services.ending import end, stopped_within
 from hub.store.archive import START, Batch, Fenced, Place
 from hub.store.database import StoreUnavailable, StoreVersionError
 from hub.store.store import Store
@@ -127,12 +127,7 @@ class Archiver:
 
     async def _pause(self, seconds: float) -> bool:
         """Wait; True when the archiver is to stop, and will not write what it could not."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await stopped_within(self._stopping, seconds)
 
     async def _news(self) -> None:
         """Until an event was routed, the archiver is to stop, or some seconds have passed."""

@@ -29,6 +29,7 @@ from hub.log.replies import parse
 from hub.log.setup import load_epochs, new_epoch
 from hub.log.stream_log import Head, StreamLog
 from hub.log.topology import READ_BLOCK_MS, NotSentError, RedisError
+from hub.services.ending import end
 from hub.services.ledger import Recorder
 from hub.telemetry import Metrics
 from schemas.cursor import ZERO, StreamId
@@ -147,12 +148,7 @@ class Dispatcher:
     async def stop(self) -> None:
         """Stop reading; what is buffered is written."""
         self._stopping = True
-        # Again until it works: before Python 3.12 `wait_for`, which redis-py connects with, may swallow a cancellation.
-        while running := [task for task in self._tasks if not task.done()]:
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running, timeout=0.1)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         for timer in self._timers:
             timer.cancel()
         self.flush_all()

@@ -1,4 +1,4 @@
-"""Ends a task for certain."""
+"""How long-running tasks end, and how they wait until they are to."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ import asyncio
 from typing import Any
 
 
-async def end(task: asyncio.Task[Any] | None) -> None:
-    """Cancel a task until it is over, and await it; what it failed with is its own matter.
+async def end(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks until they are over, and await them; what they failed with is their own matter.
 
     Again and again: before Python 3.12 `wait_for`, which redis-py and SQLAlchemy's pool use, may swallow a
     cancellation.
     """
-    while task is not None and not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)
-    if task is not None:
-        await asyncio.gather(task, return_exceptions=True)
+    given = [task for task in tasks if task is not None]
+    while running := [task for task in given if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=0.1)
+    await asyncio.gather(*given, return_exceptions=True)
+
+
+async def stopped_within(stopping: asyncio.Event, seconds: float) -> bool:
+    """Wait; True when it was to stop before the time was over."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+    except TimeoutError:
+        return False
+    return True

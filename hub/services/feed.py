@@ -26,7 +26,7 @@ from hub.security.tokens import Claims
 from hub.services.dispatcher import NOWHERE, Dispatcher, Position, encode
 from hub.services.history import History
 from hub.services.live_ranges import Trail
-from hub.services.opening import begin, interest_of
+from hub.services.opening import allows, begin, interest_of
 from hub.services.pages import Asked, Pages
 from hub.services.replay_feed import ReplayFeed
 from hub.services.replay_reading import Reading
@@ -34,7 +34,6 @@ from hub.services.replay_watch import ReplayWatch
 from hub.services.snapshot_frames import send_snapshot
 from hub.store.database import StoreUnavailable
 from hub.telemetry import Metrics
-from schemas import patterns
 from schemas.cursor import Cursor, StreamId
 from schemas.errors import FieldError, Problem
 from schemas.frames import WINDOW, Subscribe
@@ -208,12 +207,8 @@ class Feed:
         """Whether every open subscription would be allowed to another token of the same system."""
         if claims.system != self.claims.system or claims.view != self.claims.view:
             return False
-        for one in self._subscriptions.values():
-            tenants = one.interest.tenants
-            if not claims.all_tenants and (tenants is None or not tenants <= claims.tenants):
-                return False
-            if not all(patterns.covered(claims.patterns("subscribe"), pattern) for pattern in one.interest.patterns):
-                return False
+        if not all(allows(claims, one.interest) for one in self._subscriptions.values()):
+            return False
         return self._replays is None or self._replays.allowed(claims)
 
     # -- live -----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from hub.log.dead_letters import DeadLetters
 from hub.log.groups import GroupState, finished_in, first_after, group_states, retried
 from hub.log.stream_log import StreamLog
 from hub.log.topology import RedisError
+from hub.services.ending import end
 from hub.services.ledger import known_id, letter_row
 from hub.store.database import StoreUnavailable
 from hub.store.ledger import Ledger, Moved, Watched
@@ -80,10 +81,7 @@ class GroupWatch:
 
     async def stop(self) -> None:
         """End the rounds."""
-        # Again until it works: before Python 3.12 `wait_for`, which redis-py uses, may swallow a cancellation.
-        while self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=0.1)
+        await end(self._task)
 
     async def _run(self) -> None:
         while True:

@@ -14,6 +14,7 @@ from hub.security.tokens import Claims
 from hub.services.dispatcher import NOWHERE, Position
 from hub.services.history import History
 from hub.store.database import StoreUnavailable
+from schemas import patterns
 from schemas.cursor import ZERO, Cursor, StreamId, split
 from schemas.errors import FieldError, Problem
 from schemas.frames import Subscribe
@@ -70,6 +71,14 @@ async def begin(
     except StoreUnavailable as error:
         raise Problem("store_unavailable", "the archive cannot be read now; subscribe again") from error
     return Opened(subscription, position, [start for start in starts if start.gap is not None], bool(starts))
+
+
+def allows(claims: Claims, interest: Interest) -> bool:
+    """Whether a token may ask for all of an interest that is open already."""
+    tenants = interest.tenants
+    if not claims.all_tenants and (tenants is None or not tenants <= claims.tenants):
+        return False
+    return all(patterns.covered(claims.patterns("subscribe"), pattern) for pattern in interest.patterns)
 
 
 def interest_of(claims: Claims, frame: Subscribe) -> Interest:

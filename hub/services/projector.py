@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from hub.services.ending import end
+from hub.services.ending import end, stopped_within
 from hub.services.projecting import MAX_BATCH, Projection
 from hub.store.archive import Fenced
 from hub.store.database import StoreUnavailable, StoreVersionError
@@ -126,12 +126,7 @@ class Projector:
 
     async def _pause(self, seconds: float) -> bool:
         """Wait; True when the projector is to stop."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await stopped_within(self._stopping, seconds)
 
 
 async def rebuild(

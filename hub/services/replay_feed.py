@@ -22,8 +22,9 @@ from hub.core.pace import NEVER
 from hub.core.routing import Codec, Interest, may_see
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
+from hub.services.ending import end
 from hub.services.ledger import Recorder
-from hub.services.opening import interest_of
+from hub.services.opening import allows, interest_of
 from hub.services.replay_plan import Plan, common
 from hub.services.replay_reading import Reading
 from hub.services.replay_watch import POLL_S, ReplayWatch, goes_to, holds, pace_of
@@ -187,13 +188,7 @@ class ReplayFeed:
 
     def allowed(self, claims: Claims) -> bool:
         """Whether every open subscription would be allowed to another token of the same system."""
-        for one in self._open.values():
-            tenants = one.interest.tenants
-            if not claims.all_tenants and (tenants is None or not tenants <= claims.tenants):
-                return False
-            if not all(patterns.covered(claims.patterns("subscribe"), pattern) for pattern in one.interest.patterns):
-                return False
-        return True
+        return all(allows(claims, one.interest) for one in self._open.values())
 
     def resume(self) -> None:
         """The socket has room again."""
@@ -203,12 +198,7 @@ class ReplayFeed:
         """End all of them."""
         tasks = [*self._ending, *(one.task for one in self._open.values() if one.task is not None)]
         self._open.clear()
-        # Again until it works: before Python 3.12 `wait_for`, which redis-py uses, may swallow a cancellation.
-        while running := [task for task in tasks if not task.done()]:
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running, timeout=0.1)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
 
     # -- one subscription -----------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from hub.core.entry import Entry
 from hub.core.pace import NEVER
 from hub.log.redrive import Redrive
 from hub.log.topology import RedisError
+from hub.services.ending import end
 from hub.services.ledger import Recorder
 from hub.services.replay_plan import Plan
 from hub.services.replay_reading import Reading, wants
@@ -61,10 +62,7 @@ class Replayer:
 
     async def stop(self) -> None:
         """Leave the replays where they are."""
-        # Again until it works: before Python 3.12 `wait_for`, which redis-py uses, may swallow a cancellation.
-        while self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=0.1)
+        await end(self._task)
 
     async def _run(self) -> None:
         try:
@@ -82,7 +80,7 @@ class Replayer:
                     async with asyncio.timeout(POLL_S):
                         await self._watch.news()
         finally:
-            await _ended(list(self._running.values()))
+            await end(*self._running.values())
 
     async def _play(self, replay_id: str, group: str) -> None:
         """Run one replay until it is over or paused."""
@@ -145,7 +143,7 @@ class _Run:
                 if any(task.done() and task.exception() for task in tasks):
                     break
         finally:
-            await _ended(tasks)
+            await end(*tasks)
         for task in tasks:
             task.result()
         if self._complete == spans.keys():
@@ -262,12 +260,3 @@ class _Run:
                 break
             place = now
         return place
-
-
-async def _ended(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel them, and wait until that has worked."""
-    while running := [task for task in tasks if not task.done()]:
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running, timeout=0.1)
-    await asyncio.gather(*tasks, return_exceptions=True)
