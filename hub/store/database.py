@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from hub.errors import HubError, StartError
 CONNECT_TIMEOUT_S: Final = 5.0
 COMMAND_TIMEOUT_S: Final = 60.0
 BUSY_TIMEOUT_MS: Final = 10_000
+WAL_RETRY_S: Final = 0.01
 CACHE_KIB: Final = 64 * 1024
 PAGE_BYTES: Final = 8192
 CHECKPOINT_PAGES: Final = 4000
@@ -220,12 +222,8 @@ class _Connection(aiosqlite.Connection):
     exception that tells of it, with the right to write in its hand.
     """
 
-    def __init__(self, file: str) -> None:
-        super().__init__(
-            # The driver's own transactions begin late and commit early; the engine's "begin" begins them.
-            lambda: sqlite3.connect(file, timeout=0, isolation_level=None, check_same_thread=False),
-            64,
-        )
+    def __init__(self, file: str, cache_kib: int) -> None:
+        super().__init__(lambda: _opened(file, cache_kib), 64)
         # Nothing waits for it when the interpreter ends.
         self._thread.daemon = True
 
@@ -242,11 +240,51 @@ class _Connection(aiosqlite.Connection):
             self._tx.put_nowait((None, self._connection.rollback))
 
 
+def _opened(file: str, cache_kib: int) -> sqlite3.Connection:
+    """A connection with the settings that the store relies on. Runs in the connection's own thread."""
+    # The driver's own transactions begin late and commit early; the engine's "begin" begins them.
+    connection = sqlite3.connect(file, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
+        _write_ahead(connection)
+        for pragma in (
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            f"cache_size=-{cache_kib}",
+            f"wal_autocheckpoint={CHECKPOINT_PAGES}",
+            "temp_store=MEMORY",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Bring a new file to WAL, beside others that do the same at the same moment.
+
+    Who changes the mode reads first and writes then; of two that both have read, SQLite refuses one at once instead of
+    letting them wait for each other, whatever `busy_timeout` says. That one is to try again.
+    """
+    patience = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                raise
+            time.sleep(WAL_RETRY_S)
+
+
 def _sqlite(url: URL, connections: int, begin: str) -> AsyncEngine:
     file = url.database or ""
+    cache_kib = CACHE_KIB if begin != "BEGIN" else CACHE_KIB // 4
 
     def connect() -> _Connection:
-        return _Connection(file)
+        return _Connection(file, cache_kib)
 
     engine = create_async_engine(
         "sqlite+aiosqlite://",
@@ -256,22 +294,6 @@ def _sqlite(url: URL, connections: int, begin: str) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=CONNECT_TIMEOUT_S * 6,
     )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def _connected(connection: Any, _: Any) -> None:
-        cursor = connection.cursor()
-        for pragma in (
-            f"busy_timeout={BUSY_TIMEOUT_MS}",
-            f"page_size={PAGE_BYTES}",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            f"cache_size=-{CACHE_KIB if begin != 'BEGIN' else CACHE_KIB // 4}",
-            f"wal_autocheckpoint={CHECKPOINT_PAGES}",
-            "temp_store=MEMORY",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begun(connection: Any) -> None:

@@ -113,6 +113,17 @@ async def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert "file is not a database" in await refused(Database(store_url(None, tmp_path)))
 
 
+async def test_a_new_file_is_opened_by_several_at_once(tmp_path: Path) -> None:
+    """SQLite refuses one of two that bring it to write-ahead logging at the same moment; that one tries again."""
+    for attempt in range(20):
+        databases = [Database(store_url(None, tmp_path / str(attempt))) for _ in range(8)]
+        (tmp_path / str(attempt)).mkdir()
+        try:
+            assert await asyncio.gather(*map(version, databases)) == [None] * 8
+        finally:
+            await asyncio.gather(*(database.aclose() for database in databases))
+
+
 @pytest.mark.skipif(os.getuid() == 0 and not Path("/usr/bin/setpriv").exists(), reason="root may write everywhere")
 def test_a_directory_that_may_not_be_written_is_told(tmp_path: Path) -> None:
     """By who is not root."""
