@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -18,11 +18,31 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from hub.core.calendar import check_cron
 from hub.errors import StartError
 from schemas.frames import Pattern
 from schemas.types import HOTEL_MEMBER, HOTEL_PMS, HOTEL_SAAS, SystemName
 
+MAX_WAIT_S = 30 * 86_400
 Role = Literal["gateway", "archiver", "webhooks", "scheduler"]
+
+
+JobName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+
+
+class JobSetting(BaseModel):
+    """A report job of the operators' own: five cron fields, and which report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cron: str
+    report: Literal["daily_report", "weekly_report", "monthly_report"]
+
+    @field_validator("cron")
+    @classmethod
+    def _fires(cls, value: str) -> str:
+        check_cron(value)
+        return value
 
 
 def _setting(default: Any, description: str, *, unit: str = "", **limits: Any) -> Any:
@@ -92,6 +112,28 @@ class Settings(BaseSettings):
     )
     jwt_keys: Path | None = _setting(None, "JWK Set with the keys of other token issuers (HS256, EdDSA)")
 
+    # Outward
+    webhook_schedule: Annotated[tuple[float, ...], NoDecode] = _setting(
+        (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
+        "Waits before the second, third … attempt at a webhook; one more fails and it is given up",
+        unit="s, comma-separated",
+    )
+    webhook_timeout_s: float = _setting(15.0, "How long a webhook endpoint may take to answer", unit="s", gt=0, le=60)
+    webhook_allow_hosts: Annotated[tuple[str, ...], NoDecode] = _setting(
+        (),
+        "Hosts that webhooks may reach at private addresses and without TLS: for development",
+        unit="comma-separated",
+    )
+    jobs: dict[JobName, JobSetting] = _setting(
+        {},
+        'Report jobs beside the built-in ones, in each property\'s time: {"noon": {"cron": "0 12 * * *", '
+        '"report": "daily_report"}}',
+        unit="JSON",
+    )
+    catch_up_days: int = _setting(
+        62, "Reports that fell due within so long while no hub ran are made up for", unit="days", ge=1, le=400
+    )
+
     # How much
     deflate: bool = _setting(False, "Offer permessage-deflate; saves two thirds of the bytes and costs CPU")
     publish_per_s: int = _setting(
@@ -111,12 +153,24 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least level that is logged")
     log_format: Literal["auto", "json", "console"] = _setting("auto", "JSON, or text when stderr is a terminal")
 
-    @field_validator("allowed_origins", "roles", "groups", mode="before")
+    @field_validator("allowed_origins", "roles", "groups", "webhook_schedule", "webhook_allow_hosts", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("webhook_schedule")
+    @classmethod
+    def _waits(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or any(not 0 < wait <= MAX_WAIT_S for wait in value):
+            raise ValueError(f"must be one or more waits, each more than 0 and at most {MAX_WAIT_S} s")
+        return value
+
+    @field_validator("webhook_allow_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(host.lower().strip("[]") for host in value)
 
     @field_validator("redis_url", "store_url", "jwt_keys", mode="before")
     @classmethod

@@ -15,7 +15,8 @@ Action = Literal["daily_report", "weekly_report", "monthly_report"]
 class AnalyticsData(Tracked):
     """One report; its entity is the report type and the first day.
 
-    `occupancy_rate` is a fraction of 1, `average_stay_duration` is in nights.
+    `occupancy_rate` is a fraction of 1, `average_stay_duration` is in nights. What the hub's own reports have in
+    `detailed_data` is typed in `schemas.report`.
     """
 
     report_type: Action

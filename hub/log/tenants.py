@@ -32,6 +32,8 @@ class Tenant(BaseModel):
     currency: Currency = "JPY"
     timezone: Annotated[str, AfterValidator(_zone)] = "Asia/Tokyo"
     rollover_hour: Annotated[int, Field(ge=0, le=23)] = 5
+    rooms: Annotated[int | None, Field(ge=1, le=100_000)] = None
+    """How many there are to sell; None: those that events spoke of."""
 
     @property
     def zone(self) -> ZoneInfo:

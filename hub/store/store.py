@@ -7,6 +7,7 @@ import structlog
 from hub.store.archive import Archive
 from hub.store.database import Database, StoreUnavailable, StoreVersionError
 from hub.store.entities import Entities
+from hub.store.leases import Leases
 from hub.store.ledger import Ledger
 from hub.store.migrate import migrate
 from hub.store.properties import Properties
@@ -25,6 +26,7 @@ class Store:
         self.ledger = Ledger(database)
         self.replays = Replays(database)
         self.properties = Properties(database)
+        self.leases = Leases(database)
         self.ok = False
         """Whether the last thing asked of it was done."""
         self.detail = "not opened yet"
