@@ -124,6 +124,10 @@ class Settings(BaseSettings):
         "Hosts that webhooks may reach at private addresses and without TLS: for development",
         unit="comma-separated",
     )
+    batch_cron: str = _setting(
+        "0 23 * * *",
+        "When webhooks of events with sync_mode batch go out, in each property's time (R26); a cron line",
+    )
     jobs: dict[JobName, JobSetting] = _setting(
         {},
         'Report jobs beside the built-in ones, in each property\'s time: {"noon": {"cron": "0 12 * * *", '
@@ -159,6 +163,12 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("batch_cron")
+    @classmethod
+    def _fires(cls, value: str) -> str:
+        check_cron(value)
+        return value
 
     @field_validator("webhook_schedule")
     @classmethod

@@ -67,6 +67,12 @@ class Metrics:
         self.store_lag = gauge("hub_store_lag_events", "Events that are not in the store yet", mode="mostrecent")
         self.trimmed = counter("hub_events_trimmed_total", "Events that left the stream: finished, and old")
         self.archived = counter("hub_events_archived_total", "Events written to the store")
+        self.webhook_attempts = counter("hub_webhook_attempts_total", "Attempts at webhooks", "outcome")
+        self.webhooks_waiting = gauge(
+            "hub_webhooks_waiting", "Events that webhook endpoints are owed", mode="mostrecent"
+        )
+        self.webhook_endpoints = gauge("hub_webhook_endpoints", "Webhook endpoints", "state", mode="mostrecent")
+        self.batch_runs = counter("hub_batch_runs_total", "Runs of report jobs", "job", "outcome")
         self.gaps = counter("hub_gaps_total", "Holes in the history that readers were told of", "reason")
 
 

@@ -1,8 +1,9 @@
 """What became of an event: the delivery log (R93) and the whole story of one event.
 
-A system `acknowledged` (its durable subscription did) or `handled` (its consumer group finished it); it `failed` (a
-dead letter lies there) or is `retrying`; it was `sent` the event, or the event is `waiting` for it. All systems
-together: failed if any failed, retrying if any is, success when every one acknowledged or handled, else pending.
+A system `acknowledged` (its durable subscription did), `handled` (its consumer group finished it) or was `delivered`
+it (its webhook took it); it `failed` (a dead letter lies there, or a webhook was given up) or is `retrying`; it was
+`sent` the event, or the event is `waiting` for it. All systems together: failed if any failed, retrying if any is,
+success when every one acknowledged, handled or was delivered it, else pending.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.frames import CursorText
 
-SystemStatus = Literal["acknowledged", "handled", "failed", "retrying", "sent", "waiting"]
+SystemStatus = Literal["acknowledged", "handled", "delivered", "failed", "retrying", "sent", "waiting"]
 DeliveryStatus = Literal["success", "failed", "retrying", "pending"]
 Step = Literal[
     "appended",
@@ -28,6 +29,9 @@ Step = Literal[
     "redriven",
     "discarded",
     "replayed",
+    "attempted",
+    "delivered",
+    "given_up",
 ]
 Moment = Annotated[
     str, Field(description="RFC 3339, UTC, to the millisecond", json_schema_extra={"format": "date-time"})
@@ -82,9 +86,9 @@ class TraceStep(_Shown):
     step: Step
     system: str | None = None
     group: Annotated[str | None, Field(description="The consumer group")] = None
-    channel: Annotated[str | None, Field(description="websocket, poll, sse, or a replay's target")] = None
+    channel: Annotated[str | None, Field(description="websocket, poll, sse, webhook, or a replay's target")] = None
     session: Annotated[str | None, Field(description="The connection")] = None
-    name: Annotated[str | None, Field(description="The durable subscription")] = None
+    name: Annotated[str | None, Field(description="The durable subscription, or the webhook endpoint")] = None
     hub: Annotated[str | None, Field(description="The hub process that did it")] = None
     ref: Annotated[str | None, Field(description="The dead letter, or the replay")] = None
     attempts: Count | None = None

@@ -12,7 +12,7 @@ from hub.cli.failure import UsageError
 from hub.cli.output import json_document, table
 from hub.cli.remote import Remote
 
-COLUMNS = ("tenant", "name", "currency", "timezone", "rollover hour", "last sequence")
+COLUMNS = ("tenant", "name", "currency", "timezone", "rollover hour", "rooms", "last sequence")
 
 app = typer.Typer()
 group = typer.Typer(no_args_is_help=True, help="The properties, their currency, time zone and business day.")
@@ -43,16 +43,25 @@ def set_(
     rollover_hour: Annotated[
         int | None, typer.Option(min=0, max=23, help="The hour at which its business day turns")
     ] = None,
+    rooms: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="How many rooms there are to sell, for its reports")
+    ] = None,
     json: Json = False,
     url: Url = None,
     token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
     """Describe a property; what is not named stays as it is."""
-    values = {"name": name, "currency": currency, "timezone": timezone, "rollover_hour": rollover_hour}
+    values = {
+        "name": name,
+        "currency": currency,
+        "timezone": timezone,
+        "rollover_hour": rollover_hour,
+        "rooms": rooms,
+    }
     given = {key: value for key, value in values.items() if value is not None}
     if not given:
-        raise UsageError("nothing to set", "Give --name, --currency, --timezone or --rollover-hour")
+        raise UsageError("nothing to set", "Give --name, --currency, --timezone, --rollover-hour or --rooms")
 
     async def ask(reached: Access) -> Any:
         async with Remote(reached) as remote:
@@ -62,9 +71,9 @@ def set_(
     if json:
         json_document(found)
     else:
-        table(COLUMNS[:5], [_row(found)[:5]], right=COLUMNS[4:5])
+        table(COLUMNS[:6], [_row(found)[:6]], right=COLUMNS[4:6])
 
 
 def _row(tenant: dict[str, Any]) -> tuple[Any, ...]:
-    names = ("tenant_id", "name", "currency", "timezone", "rollover_hour", "sequence")
+    names = ("tenant_id", "name", "currency", "timezone", "rollover_hour", "rooms", "sequence")
     return tuple(tenant.get(name) for name in names)

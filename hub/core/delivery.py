@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, cast
@@ -27,6 +27,10 @@ MAX_STEPS: Final = 1000
 _SYSTEMS: Final = frozenset({HOTEL_PMS, HOTEL_SAAS, HOTEL_MEMBER})
 _LARGEST: Final = (1 << 62) - 1
 _TO_READERS: Final = frozenset({"sent", "caught_up", "polled", "acked"})
+_OF_WEBHOOKS: Final = frozenset({"attempted", "delivered", "given_up"})
+_WEBHOOK_ORDER: Final[Mapping[str, int]] = {"attempted": 0, "given_up": 1, "delivered": 2}
+_WORSE: Final[Mapping[str, int]] = {"delivered": 0, "retrying": 1, "failed": 2}
+_DONE: Final = ("acknowledged", "handled", "delivered")
 _OF_GROUPS: Final = frozenset({"handled", "retried", "dead_lettered", "redriven", "discarded"})
 _ORDER: Final[Mapping[str, int]] = {"routed": 0, "acked": 2, "handled": 2}
 """Of what is noted for the same moment, what comes first."""
@@ -43,7 +47,8 @@ class Row(NamedTuple):
     `kind`: routed (the hub fanned the range out), sent (to a live connection), caught_up (to one that was behind),
     polled (given by HTTP), acked (a durable subscription did), handled (a consumer group finished the range), retried,
     dead_lettered, redriven (`session` is the letter's id, `ref` its place in the group's own stream, `attempts` 1 once
-    the group finished it there), discarded, replayed.
+    the group finished it there), discarded, replayed; of a webhook endpoint, `name`: attempted (it failed), delivered,
+    given_up.
     """
 
     id: bytes
@@ -261,17 +266,38 @@ def with_group(rows: Sequence[Row], group: str) -> Come | None:
     return Come("retrying", max(row.last_ms for row in redriven), retries, last.error)
 
 
+def with_webhooks(rows: Sequence[Row], system: str) -> Come | None:
+    """How far an event has come with a system's webhook endpoints; None when the rows say nothing of them."""
+    by_endpoint: dict[str | None, list[Row]] = {}
+    for one in rows:
+        if one.kind in _OF_WEBHOOKS and one.system == system:
+            by_endpoint.setdefault(one.name, []).append(one)
+    return max((_with_endpoint(of) for of in by_endpoint.values()), key=lambda come: _WORSE[come.status], default=None)
+
+
+def _with_endpoint(rows: Sequence[Row]) -> Come:
+    last = max(rows, key=lambda row: (row.last_ms, _WEBHOOK_ORDER[row.kind]))
+    retries = max(0, max((row.attempts or 0) for row in rows) - 1)
+    taken = [row for row in rows if row.kind == "delivered"]
+    if taken:
+        return Come("delivered", min(row.first_ms for row in taken), retries)
+    return Come("failed" if last.kind == "given_up" else "retrying", last.last_ms, retries, last.error)
+
+
 def with_system(rows: Sequence[Row], system: str, id: StreamId | None = None) -> Come:
     """How far an event, at the place `id`, has come with a target system. `rows` are those that speak of it."""
-    group = with_group(rows, system)
-    if group is not None and group.status in ("failed", "retrying"):
-        return group
-    retries = 0 if group is None else group.retries
+    group, hooks = with_group(rows, system), with_webhooks(rows, system)
+    for status in ("failed", "retrying"):
+        for come in (group, hooks):
+            if come is not None and come.status == status:
+                return come
+    retries = sum(come.retries for come in (group, hooks) if come is not None)
     acked = [row.last_ms for row in rows if row.kind == "acked" and row.system == system]
     if acked:
         return Come("acknowledged", min(acked), retries)
-    if group is not None:
-        return group
+    come = group or hooks
+    if come is not None:
+        return replace(come, retries=retries)
     sent = [row for row in rows if row.kind in ("sent", "caught_up", "polled") and row.system == system]
     if sent:
         routed = _routed_ms(rows)
@@ -301,7 +327,7 @@ def whole(statuses: Collection[SystemStatus]) -> DeliveryStatus:
         return "failed"
     if "retrying" in statuses:
         return "retrying"
-    return "success" if all(status in ("acknowledged", "handled") for status in statuses) else "pending"
+    return "success" if all(status in _DONE for status in statuses) else "pending"
 
 
 def is_outstanding(status: DeliveryStatus, entry: Entry, now_ms: int, outstanding_ms: int) -> bool:

@@ -31,8 +31,8 @@ BATCH: Final = 64
 """Events whose rows are read together."""
 _ROW: Final = re.compile(r"r([0-9]{1,15})-((?:[0-9a-f]{2}){1,64})")
 _PLACE: Final = re.compile(r"p([0-9]{1,15})-([0-9]{1,19})-([0-9]{1,4})")
-_FAILED: Final = ("dead_lettered", "discarded")
-_RETRYING: Final = ("retried", "redriven")
+_FAILED: Final = ("dead_lettered", "discarded", "given_up")
+_RETRYING: Final = ("retried", "redriven", "attempted")
 _UNSEEN: Final = ("routed", "replayed")
 """Rows that say nothing of a status."""
 

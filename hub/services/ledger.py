@@ -21,6 +21,7 @@ from hub.core.delivery import Row, Subscriber, interest_text, row
 from hub.core.entry import Entry
 from hub.core.routing import Audience, Interest
 from hub.core.subscription import Subscription
+from hub.core.webhooks import Delivery
 from hub.log.dead_letters import DeadLetter
 from hub.services.ending import end
 from hub.services.live_ranges import LiveRanges, Trail
@@ -42,6 +43,11 @@ log = structlog.get_logger("hub.ledger")
 def known_id(*parts: str) -> bytes:
     """The id of a row that more than one process may write: the same for the same thing."""
     return blake2b("\0".join(parts).encode(), digest_size=16).digest()
+
+
+def delivered_id(endpoint_id: str, event_id: str) -> bytes:
+    """The id of the row that says of an event that a webhook endpoint took it."""
+    return known_id("webhook delivered", endpoint_id, event_id)
 
 
 def letter_row(letter: DeadLetter, hub: str) -> Row | None:
@@ -388,6 +394,34 @@ class Recorder:
                     events=len(given),
                 )
             )
+
+    def webhook(self, kind: str, delivery: Delivery, system: str, at_ms: int, error: str | None = None) -> None:
+        """An attempt at a webhook failed (`attempted`), was taken (`delivered`), or there is to be no other
+        (`given_up`)."""
+        if not self._on:
+            return
+        key = delivery.key
+        id = delivered_id(key.endpoint_id, delivery.event_id)
+        if kind != "delivered":
+            id = known_id("webhook", kind, key.endpoint_id, key.replay_id, delivery.event_id, str(delivery.attempts))
+        self._put(
+            row(
+                id,
+                kind,
+                delivery.partition,
+                key.id,
+                key.id,
+                hub=self.hub,
+                first_ms=at_ms,
+                tenant_id=delivery.tenant_id,
+                event_id=delivery.event_id,
+                system=system,
+                channel="webhook",
+                name=key.endpoint_id,
+                attempts=delivery.attempts,
+                error=error,
+            )
+        )
 
     def redriven(self, letters: Iterable[DeadLetter], places: Mapping[str, StreamId]) -> None:
         """Dead letters went back to their group; `places` by letter in the stream they went to."""

@@ -31,6 +31,7 @@ from schemas.cursor import StreamId
 
 EXPIRE_PAGE: Final = 2000
 MAX_COVERING: Final = 50_000
+IDS_AT_ONCE: Final = 1000
 KINDS: Final = (
     "routed",
     "sent",
@@ -43,6 +44,9 @@ KINDS: Final = (
     "redriven",
     "discarded",
     "replayed",
+    "attempted",
+    "delivered",
+    "given_up",
 )
 _GROWS: Final = ("to_ms", "to_n", "width", "events", "attempts", "error", "last_ms")
 """What a row that is written again has anew."""
@@ -201,6 +205,15 @@ class Ledger:
         )
         async with self._database.reading() as connection:
             return {row[0] for row in await connection.execute(query)}
+
+    async def known(self, ids: Sequence[bytes]) -> set[bytes]:
+        """Which of these rows there are."""
+        found: set[bytes] = set()
+        async with self._database.reading() as connection:
+            for at in range(0, len(ids), IDS_AT_ONCE):
+                query = select(deliveries.c.id).where(deliveries.c.id.in_(ids[at : at + IDS_AT_ONCE]))
+                found.update(bytes(row[0]) for row in await connection.execute(query))
+        return found
 
     async def watched(self) -> dict[tuple[str, int], Watched]:
         """The groups as they were left, by name and partition."""

@@ -43,8 +43,9 @@ webhook_endpoints: Final = Table(
     Column("system", String(64), nullable=False),
     Column("url", Text, nullable=False),
     Column("description", Text, nullable=False),
-    # A JSON list; empty: every event of priority CRITICAL.
+    # A JSON list; of what they name, where 1 in `critical_only`, events of priority CRITICAL alone.
     Column("patterns", Text, nullable=False),
+    Column("critical_only", SmallInteger, nullable=False),
     Column("payload", String(10), nullable=False),
     Column("view", String(10), nullable=False),
     Column("secret", Text, nullable=False),
@@ -102,8 +103,22 @@ webhook_deliveries: Final = Table(
     Column("attempted_ms", BigInteger, nullable=True),
     Column("error", Text, nullable=True),
     PrimaryKeyConstraint("endpoint_id", "replay_id", "id_ms", "id_n", "epoch"),
+    Index("webhook_deliveries_by_place", "endpoint_id", "id_ms", "id_n"),
+    Index("webhook_deliveries_by_entity", "endpoint_id", "entity", "id_ms", "id_n"),
 )
 """What endpoints are owed: an event each, until it is delivered or given up."""
+
+webhook_replays: Final = Table(
+    "webhook_replays",
+    metadata,
+    Column("replay_id", String(36), nullable=False),
+    Column("partition", SmallInteger, nullable=False),
+    Column("id_ms", BigInteger, nullable=False),
+    Column("id_n", BigInteger, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    PrimaryKeyConstraint("replay_id", "partition"),
+)
+"""How far replays to webhooks are. Moves in the transaction that writes down what is owed."""
 
 report_runs: Final = Table(
     "report_runs",

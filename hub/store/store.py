@@ -7,11 +7,15 @@ import structlog
 from hub.store.archive import Archive
 from hub.store.database import Database, StoreUnavailable, StoreVersionError
 from hub.store.entities import Entities
+from hub.store.facts import Facts
 from hub.store.leases import Leases
 from hub.store.ledger import Ledger
 from hub.store.migrate import migrate
 from hub.store.properties import Properties
 from hub.store.replays import Replays
+from hub.store.runs import Runs
+from hub.store.webhook_queue import WebhookQueue
+from hub.store.webhooks import Webhooks
 
 log = structlog.get_logger("hub.store")
 
@@ -27,6 +31,10 @@ class Store:
         self.replays = Replays(database)
         self.properties = Properties(database)
         self.leases = Leases(database)
+        self.facts = Facts(database)
+        self.runs = Runs(database)
+        self.webhooks = Webhooks(database)
+        self.webhook_queue = WebhookQueue(database)
         self.ok = False
         """Whether the last thing asked of it was done."""
         self.detail = "not opened yet"

@@ -23,7 +23,9 @@ from hub.services.ledger import Recorder
 from hub.services.publisher import Publisher
 from hub.services.reader import Query, Reader
 from hub.services.replay_jobs import ReplayJobs
+from hub.services.report_requests import ReportRequests
 from hub.services.snapshots import Snapshots
+from hub.services.webhook_desk import WebhookDesk
 from hub.telemetry import Metrics
 from schemas.errors import FieldError, Problem
 from schemas.frames import MAX_BODY_BYTES, Pattern
@@ -49,6 +51,8 @@ class Services:
     deliveries: Deliveries
     replays: ReplayJobs
     snapshots: Snapshots
+    webhooks: WebhookDesk
+    reports: ReportRequests
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def delivered(self, channel: str, system: str, query: Query, entries: Sequence[Entry]) -> None:

@@ -35,6 +35,7 @@ def upgrade() -> None:
         Column("url", Text, nullable=False),
         Column("description", Text, nullable=False),
         Column("patterns", Text, nullable=False),
+        Column("critical_only", SmallInteger, nullable=False),
         Column("payload", String(10), nullable=False),
         Column("view", String(10), nullable=False),
         Column("secret", Text, nullable=False),
@@ -80,6 +81,17 @@ def upgrade() -> None:
         Column("attempted_ms", BigInteger, nullable=True),
         Column("error", Text, nullable=True),
         PrimaryKeyConstraint("endpoint_id", "replay_id", "id_ms", "id_n", "epoch"),
+    )
+    op.create_index("webhook_deliveries_by_place", "webhook_deliveries", ["endpoint_id", "id_ms", "id_n"])
+    op.create_index("webhook_deliveries_by_entity", "webhook_deliveries", ["endpoint_id", "entity", "id_ms", "id_n"])
+    op.create_table(
+        "webhook_replays",
+        Column("replay_id", String(36), nullable=False),
+        Column("partition", SmallInteger, nullable=False),
+        Column("id_ms", BigInteger, nullable=False),
+        Column("id_n", BigInteger, nullable=False),
+        Column("events", BigInteger, nullable=False),
+        PrimaryKeyConstraint("replay_id", "partition"),
     )
     op.create_table(
         "report_runs",

@@ -1,0 +1,223 @@
+"""What one endpoint is owed, as far as it is in memory: in order within each entity, the entities beside each other.
+
+Of each entity a few deliveries are held, of an endpoint a few thousand entities; what else there is stays in the store
+until there is room. So an entity that fails for days holds back its own events and nothing else, however many they are.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import Final
+
+from hub.core.webhooks import Breaker, Bucket, Delivery, Endpoint, Key
+from schemas.cursor import ZERO, StreamId
+
+MAX_PARALLEL: Final = 8
+"""Attempts at one endpoint at a time."""
+MAX_ENTITIES: Final = 2000
+MAX_EACH: Final = 8
+"""Deliveries of one entity in memory."""
+
+
+class _Line:
+    """The deliveries of one entity, the oldest first."""
+
+    __slots__ = ("busy", "held", "missed", "whole")
+
+    def __init__(self) -> None:
+        self.held: deque[Delivery] = deque()
+        self.busy = False
+        """Its first is being attempted."""
+        self.whole = True
+        """There are no later ones in the store."""
+        self.missed = False
+        """One was left to the store since it was asked for those that follow."""
+
+
+class Lane:
+    """One endpoint's. Deliveries are offered in the order of their places, by whoever wrote them down and by whoever
+    reads them from the store; what is held already is passed over."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.breaker = Breaker()
+        self._bucket = Bucket(endpoint.rate_per_s)
+        self._lines: dict[str, _Line] = {}
+        self._ready: list[tuple[int, StreamId, str]] = []
+        self._keys: set[Key] = set()
+        self._gone: set[Key] | None = None
+        self._missed = False
+        self.busy = 0
+        """Attempts under way."""
+        self.scanned = ZERO
+        """Up to here everything in the store was looked at."""
+        self.more = True
+        """There may be deliveries in the store, past `scanned`, that were not looked at."""
+
+    def change(self, endpoint: Endpoint) -> None:
+        """The endpoint is another now."""
+        if endpoint.rate_per_s != self.endpoint.rate_per_s:
+            self._bucket = Bucket(endpoint.rate_per_s)
+        if endpoint.url != self.endpoint.url:
+            self.breaker = Breaker()
+        self.endpoint = endpoint
+
+    # -- filling --------------------------------------------------------------------------------------------------
+
+    def offer(self, delivery: Delivery) -> bool:
+        """Take a delivery, or leave it to the store until its entity's turn comes; False when there is no room for
+        another entity, and the store is to be read again from here."""
+        if delivery.key in self._keys or (self._gone is not None and delivery.key in self._gone):
+            return True
+        line = self._lines.get(delivery.entity)
+        if line is None:
+            if len(self._lines) >= MAX_ENTITIES:
+                return False
+            line = self._lines[delivery.entity] = _Line()
+        if not line.whole or len(line.held) >= MAX_EACH:
+            line.whole, line.missed = False, True
+            return True
+        line.held.append(delivery)
+        self._keys.add(delivery.key)
+        if len(line.held) == 1:
+            self._wait(delivery)
+        else:
+            self._release(line, delivery.due_ms)
+        return True
+
+    def offer_new(self, delivery: Delivery) -> None:
+        """The same for one that was written down just now: it is later than everything in the store."""
+        if self.more or not self.offer(delivery):
+            self.more = self._missed = True
+        else:
+            self.scanned = max(self.scanned, delivery.key.id)
+
+    def _release(self, line: _Line, due_ms: int) -> None:
+        """What waits for its schedule goes before what does not, for the order's sake."""
+        first = line.held[0]
+        if not line.busy and not first.attempts and first.due_ms > due_ms:
+            first.due_ms = due_ms
+            self._wait(first)
+
+    def scanning(self) -> None:
+        """The store is being read: what is settled from now on may come back from it, and is to be passed over."""
+        self._gone = set()
+        self._missed = False
+
+    def scan_ended(self, reached: StreamId, *, more: bool) -> None:
+        """It was read up to a place."""
+        self._gone = None
+        self.scanned = max(self.scanned, reached)
+        self.more = more or self._missed
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether it is time to look into the store."""
+        return self.more and len(self._lines) <= MAX_ENTITIES // 2
+
+    def reload(self) -> None:
+        """Forget what is not under way: the store is to be read from its beginning."""
+        for entity, line in list(self._lines.items()):
+            kept = [line.held[0]] if line.busy else []
+            self._keys.difference_update(one.key for one in line.held if one not in kept)
+            line.held = deque(kept)
+            line.whole = False
+            if not kept:
+                del self._lines[entity]
+        self._ready.clear()
+        self.scanned, self.more = ZERO, True
+
+    # -- attempting -----------------------------------------------------------------------------------------------
+
+    def take(self, now_ms: int) -> Delivery | None:
+        """The next delivery that may be attempted now; it is under way until `settled`, `again` or `left`."""
+        while self._ready and not self._is_next(self._ready[0]):
+            heapq.heappop(self._ready)
+        if not self._ready or self._ready[0][0] > now_ms or self.busy >= MAX_PARALLEL:
+            return None
+        if not self.breaker.allows(now_ms) or self._bucket.wait_ms(now_ms):
+            return None
+        _, _, entity = heapq.heappop(self._ready)
+        line = self._lines[entity]
+        line.busy = True
+        self.busy += 1
+        self.breaker.began()
+        self._bucket.take()
+        return line.held[0]
+
+    def _is_next(self, item: tuple[int, StreamId, str]) -> bool:
+        due_ms, id, entity = item
+        line = self._lines.get(entity)
+        if line is None or line.busy or not line.held:
+            return False
+        first = line.held[0]
+        return (first.due_ms, first.key.id) == (due_ms, id)
+
+    def wait_ms(self, now_ms: int) -> int | None:
+        """How long until something may be attempted; None: until something happens."""
+        if not self._ready or self.busy >= MAX_PARALLEL:
+            return None
+        if not self.breaker.allows(now_ms) and now_ms >= self.breaker.open_until_ms:
+            return None
+        return max(1, self._ready[0][0] - now_ms, self._bucket.wait_ms(now_ms), self.breaker.open_until_ms - now_ms)
+
+    def settled(self, delivery: Delivery) -> bool:
+        """It is delivered or given up; True when the store may have later ones of its entity, which are to be offered
+        with `refill`."""
+        line = self._end(delivery)
+        line.held.popleft()
+        self._keys.discard(delivery.key)
+        if self._gone is not None:
+            self._gone.add(delivery.key)
+        if line.held:
+            self._wait(line.held[0])
+            return False
+        if line.whole:
+            del self._lines[delivery.entity]
+            return False
+        line.missed = False
+        return True
+
+    def refill(self, entity: str, deliveries: list[Delivery], *, whole: bool) -> bool:
+        """The next ones of an entity, from the store. `whole`: there are no others. True when the store is to be asked
+        again: it was written to meanwhile."""
+        line = self._lines.get(entity)
+        if line is None or line.held:
+            return False
+        for delivery in deliveries:
+            if delivery.key not in self._keys:
+                line.held.append(delivery)
+                self._keys.add(delivery.key)
+        line.whole = whole and not line.missed
+        if line.held:
+            self._wait(line.held[0])
+            return False
+        if line.whole:
+            del self._lines[entity]
+            return False
+        line.missed = False
+        return True
+
+    def again(self, delivery: Delivery, due_ms: int) -> None:
+        """It failed, and is due again then."""
+        self._end(delivery)
+        delivery.due_ms = due_ms
+        self._wait(delivery)
+
+    def left(self, delivery: Delivery, due_ms: int) -> None:
+        """It was not attempted after all."""
+        self.breaker.left()
+        self.again(delivery, due_ms)
+
+    def _end(self, delivery: Delivery) -> _Line:
+        line = self._lines[delivery.entity]
+        line.busy = False
+        self.busy -= 1
+        return line
+
+    def _wait(self, delivery: Delivery) -> None:
+        heapq.heappush(self._ready, (delivery.due_ms, delivery.key.id, delivery.entity))
+
+    def __len__(self) -> int:
+        return len(self._keys)

@@ -1,0 +1,329 @@
+"""Sends webhooks: one hub at a time finds out what endpoints are owed and sends it, each endpoint by itself (R25).
+
+What an endpoint is owed is in the store before it is sent, and so is every attempt before it is made; a hub that dies
+in the middle of one makes it again. Endpoints know an event by its `webhook-id`, which is its event_id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from hub.core.webhook_lane import Lane
+from hub.core.webhooks import Delivery, Endpoint, owed
+from hub.services.ending import end
+from hub.services.history import History
+from hub.services.webhook_attempts import HELD_UP_MS, Attempts
+from hub.services.webhook_intake import Intake
+from hub.services.webhook_journal import Journal
+from hub.store.database import StoreUnavailable
+from hub.store.leases import Fence
+from hub.store.webhooks import Webhooks
+from hub.telemetry import Metrics
+
+POLL_S: Final = 1.0
+"""How soon a change that was made on another hub is seen."""
+PAGE: Final = 500
+RECOVERY_HELD: Final = 1000
+"""Deliveries of a recovery that wait, at most: the rest is looked for when there is room."""
+RECOVERY: Final = "recover"
+"""What stands for the replay in deliveries that a recovery found."""
+STOP_S: Final = 3.0
+"""How long attempts under way are waited for at the end."""
+MEASURE_S: Final = 5.0
+
+MakeIntake = Callable[[Callable[[], dict[str, list[Endpoint]]], Callable[[Sequence[Delivery]], None]], Intake]
+MakeAttempts = Callable[[Journal], Attempts]
+
+log = structlog.get_logger("hub.webhooks")
+
+
+class WebhookService:
+    """What a hub does while it holds the lease `webhooks`: `work`."""
+
+    def __init__(
+        self,
+        history: History,
+        metrics: Metrics,
+        make_intake: MakeIntake,
+        make_attempts: MakeAttempts,
+        *,
+        wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._history = history
+        self._store = history.store
+        self._webhooks: Webhooks = history.store.webhooks
+        self._queue = history.store.webhook_queue
+        self._metrics = metrics
+        self._make_intake = make_intake
+        self._make_attempts = make_attempts
+        self._wall = wall
+        self._sleep = sleep
+        self._lanes: dict[str, _Drive] = {}
+        self._by_tenant: dict[str, list[Endpoint]] = {}
+        self._versions: dict[str, int] = {}
+        self._changed = asyncio.Event()
+        self._seen: asyncio.Event = asyncio.Event()
+        self.working = False
+
+    def now_ms(self) -> int:
+        """Unix ms."""
+        return int(self._wall() * 1000)
+
+    async def changed(self) -> None:
+        """An endpoint was changed by this process: returns when that has taken effect, if it is for this one."""
+        if self.working:
+            seen = self._seen = asyncio.Event()
+            self._changed.set()
+            await seen.wait()
+
+    async def work(self, fence: Fence) -> None:
+        """Until cancelled.
+
+        Raises:
+            LeaseLost: it is another hub's turn.
+            StoreUnavailable, RedisError, OSError, Fenced: it is to be begun again.
+        """
+        journal = Journal(self._queue, fence)
+        attempts = self._make_attempts(journal)
+        intake = self._make_intake(lambda: self._by_tenant, self._offer)
+        self._lanes, self._by_tenant, self._versions = {}, {}, {}
+        await intake.begin()
+        self.working = True
+        tasks = [
+            asyncio.create_task(journal.run(), name="webhook-journal"),
+            asyncio.create_task(self._follow(fence, intake, attempts), name="webhook-endpoints"),
+            asyncio.create_task(intake.run(fence), name="webhook-intake"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self.working = False
+            self._seen.set()
+            await end(*tasks[1:])
+            await self._end(journal, tasks[0])
+
+    async def _end(self, journal: Journal, writing: asyncio.Task[None]) -> None:
+        """Take nothing more; what is under way may come to its end for some seconds."""
+        drives, self._lanes = list(self._lanes.values()), {}
+        await asyncio.gather(*(drive.stop_taking() for drive in drives))
+        running = [task for drive in drives for task in drive.attempts]
+        if running and not writing.done():
+            await asyncio.wait(running, timeout=STOP_S)
+        await end(*running, writing)
+
+    # -- endpoints ------------------------------------------------------------------------------------------------
+
+    async def _follow(self, fence: Fence, intake: Intake, attempts: Attempts) -> None:
+        """Follow what becomes of the endpoints."""
+        measured = 0.0
+        while True:
+            # What was changed before this look is seen by it.
+            seen, self._seen = self._seen, asyncio.Event()
+            self._changed.clear()
+            await self._look(intake, attempts)
+            seen.set()
+            for drive in list(self._lanes.values()):
+                if drive.lane.endpoint.recover is not None and drive.lane.endpoint.until is not None:
+                    await self._recover(fence, drive)
+            now = self._wall()
+            if abs(now - measured) >= MEASURE_S:
+                measured = now
+                self._metrics.webhooks_waiting.set(await self._queue.total())
+            await _first(self._changed.wait(), self._sleep(POLL_S))
+
+    async def _look(self, intake: Intake, attempts: Attempts) -> None:
+        versions = await self._webhooks.versions()
+        new = [id for id, version in versions.items() if self._versions.get(id) != version]
+        found = {one.endpoint_id: one for one in await self._webhooks.some(new)} if new else {}
+        for endpoint in found.values():
+            if endpoint.enabled and not endpoint.adopted:
+                found = found | {endpoint.endpoint_id: await self._adopt(endpoint, intake)}
+        gone = [id for id in self._lanes if id not in versions or (id in found and not found[id].enabled)]
+        for id in gone:
+            drive = self._lanes.pop(id)
+            await drive.stop_taking()
+        self._versions = {id: found[id].version if id in found else version for id, version in versions.items()}
+        for endpoint in found.values():
+            if endpoint.enabled:
+                self._put(endpoint, attempts)
+        self._by_tenant = {}
+        for drive in self._lanes.values():
+            self._by_tenant.setdefault(drive.lane.endpoint.tenant_id, []).append(drive.lane.endpoint)
+        states = [True] * len(self._lanes) + [False] * (len(versions) - len(self._lanes))
+        self._metrics.webhook_endpoints.labels("enabled").set(states.count(True))
+        self._metrics.webhook_endpoints.labels("disabled").set(states.count(False))
+
+    async def _adopt(self, endpoint: Endpoint, intake: Intake) -> Endpoint:
+        """From here on an endpoint's events are found as they come; those since it was made are looked for."""
+        place = intake.looked(self._history.partition(endpoint.tenant_id))
+        # At once, before anything is awaited: the intake goes on from here.
+        self._by_tenant.setdefault(endpoint.tenant_id, []).append(replace(endpoint, since=place, until=place))
+        adopted = await self._webhooks.change(
+            endpoint.endpoint_id, lambda held: replace(held, since=place, until=place)
+        )
+        return adopted or replace(endpoint, state="disabled")
+
+    def _put(self, endpoint: Endpoint, attempts: Attempts) -> None:
+        drive = self._lanes.get(endpoint.endpoint_id)
+        if drive is not None:
+            drive.lane.change(endpoint)
+            drive.wake()
+            return
+        drive = _Drive(Lane(endpoint), attempts, self._fill, self.now_ms, self._sleep)
+        self._lanes[endpoint.endpoint_id] = drive
+        drive.start()
+
+    def _offer(self, deliveries: Sequence[Delivery]) -> None:
+        """These were written down just now."""
+        for delivery in deliveries:
+            drive = self._lanes.get(delivery.key.endpoint_id)
+            if drive is not None:
+                drive.lane.offer_new(delivery)
+                drive.wake()
+
+    async def _fill(self, lane: Lane) -> None:
+        """Read on in the store, as far as there is room."""
+        lane.scanning()
+        reached, more = lane.scanned, True
+        try:
+            found = await self._queue.waiting(lane.endpoint.endpoint_id, lane.scanned, PAGE)
+            more = len(found) >= PAGE
+            for delivery in found:
+                if not lane.offer(delivery):
+                    more = True
+                    break
+                reached = delivery.key.id
+        finally:
+            lane.scan_ended(reached, more=more)
+
+    async def _recover(self, fence: Fence, drive: _Drive) -> None:
+        """Look through a page of what an endpoint is to be sent again."""
+        endpoint = drive.lane.endpoint
+        at, until = endpoint.recover, endpoint.until
+        assert at is not None
+        assert until is not None
+        if await self._queue.held(endpoint.endpoint_id, RECOVERY) >= RECOVERY_HELD:
+            return
+        partition = self._history.partition(endpoint.tenant_id)
+        entries = []
+        if at < until:
+            entries = await self._history.read(partition, at, PAGE, upto=until, tenants=[endpoint.tenant_id])
+        now = self.now_ms()
+        found = [
+            owed(endpoint, entry, partition, now, RECOVERY)
+            for entry in entries
+            if entry.tenant_id == endpoint.tenant_id and endpoint.asks_for(entry)
+        ]
+        reached = entries[-1].id if entries and entries[-1].id < until else None
+        if await self._queue.recover(fence, endpoint.endpoint_id, at, reached, found):
+            now_at = None if reached is None else until
+            drive.lane.change(replace(endpoint, recover=reached, until=now_at))
+            if found:
+                drive.lane.reload()
+            drive.wake()
+            if reached is not None:
+                self._changed.set()
+        else:
+            # It was asked for anew.
+            self._versions.pop(endpoint.endpoint_id, None)
+            self._changed.set()
+
+    def reload(self, endpoint_id: str) -> None:
+        """Something was written down for an endpoint behind the service's back: a replay."""
+        drive = self._lanes.get(endpoint_id)
+        if drive is not None:
+            drive.lane.reload()
+            drive.wake()
+
+
+class _Drive:
+    """One endpoint at work: takes what is due and has it attempted."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        attempts: Attempts,
+        fill: Callable[[Lane], Awaitable[None]],
+        now_ms: Callable[[], int],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self.lane = lane
+        self.attempts: set[asyncio.Task[None]] = set()
+        self._made_by = attempts
+        self._fill = fill
+        self._now_ms = now_ms
+        self._sleep = sleep
+        self._awake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run(), name=f"webhook-{self.lane.endpoint.endpoint_id}")
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._awake.set()
+
+    async def stop_taking(self) -> None:
+        """Begin no further attempt."""
+        await end(self._task)
+
+    async def _run(self) -> None:
+        while True:
+            self._awake.clear()
+            try:
+                if self.lane.wants_more:
+                    await self._fill(self.lane)
+                now = self._now_ms()
+                while (delivery := self.lane.take(now)) is not None:
+                    self._attempt(delivery)
+                wait = self.lane.wait_ms(now)
+                if self.lane.wants_more and wait is None and not self.lane.busy:
+                    continue
+            except StoreUnavailable as error:
+                log.warning("webhooks_not_read", error=str(error))
+                wait = HELD_UP_MS
+            except Exception:  # the endpoint's others must go on
+                log.exception("webhook_lane_failed", endpoint=self.lane.endpoint.endpoint_id)
+                wait = HELD_UP_MS
+            if wait is None:
+                await self._awake.wait()
+            else:
+                await _first(self._awake.wait(), self._sleep(wait / 1000))
+
+    def _attempt(self, delivery: Delivery) -> None:
+        task = asyncio.create_task(self._try(delivery), name=f"webhook-attempt-{delivery.event_id}")
+        self.attempts.add(task)
+        task.add_done_callback(self.attempts.discard)
+
+    async def _try(self, delivery: Delivery) -> None:
+        try:
+            await self._made_by.attempt(self.lane, delivery)
+        except Exception:  # the others must go on
+            log.exception("webhook_attempt_failed", event_id=delivery.event_id)
+            self.lane.left(delivery, self._now_ms() + HELD_UP_MS)
+        finally:
+            self.wake()
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Until one of these is over."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+__all__ = ["WebhookService"]
