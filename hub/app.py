@@ -50,6 +50,7 @@ from hub.services.reader import Reader
 from hub.services.replay_jobs import OWN_GROUPS, ReplayJobs
 from hub.services.replay_reading import Reading
 from hub.services.replay_watch import ReplayWatch
+from hub.services.replay_webhooks import WebhookSink
 from hub.services.replayer import Replayer
 from hub.services.report_deliveries import ReportDeliveries
 from hub.services.report_maker import ReportMaker
@@ -215,6 +216,8 @@ class Hub:
             currency=self.tenants.currency,
         )
         self._stack.push_async_callback(self.publisher.aclose)
+        self._announcer = Announcer(self.publisher)
+        desk, webhooks = self._webhooks(recorder)
         dead_letters = DeadLetters(self.log, settings.groups)
         self.janitor = Janitor(
             self.log,
@@ -239,15 +242,19 @@ class Hub:
         self._replay_watch.start()
         self._stack.push_async_callback(self._replay_watch.stop)
         if self._primary:
-            replayer = Replayer(self._reading, self._replay_watch, Redrive(self.log), recorder)
+            replayer = Replayer(
+                self._reading,
+                self._replay_watch,
+                Redrive(self.log),
+                recorder,
+                WebhookSink(self.store, webhooks.changed),
+            )
             replayer.start()
             self._stack.push_async_callback(replayer.stop)
             self.janitor.start()
             self._stack.push_async_callback(self.janitor.stop)
             group_watch.start()
             self._stack.push_async_callback(group_watch.stop)
-        self._announcer = Announcer(self.publisher)
-        desk = await self._webhooks(recorder)
         reports = self._reports(recorder, systems)
         self._services = Services(
             self.log,
@@ -268,7 +275,7 @@ class Hub:
         )
         await self._serve()
 
-    async def _webhooks(self, recorder: Recorder) -> WebhookDesk:
+    def _webhooks(self, recorder: Recorder) -> tuple[WebhookDesk, WebhookService]:
         """What manages webhook endpoints, and, on one hub at a time, what sends to them."""
         settings = self.settings
         look_ups = LookUps()
@@ -306,7 +313,7 @@ class Hub:
             leadership = Leadership(self.store, "webhooks", recorder.hub, service.work)
             leadership.start()
             self._stack.push_async_callback(leadership.stop)
-        return WebhookDesk(
+        desk = WebhookDesk(
             self.history,
             sender,
             look_ups,
@@ -314,6 +321,7 @@ class Hub:
             allow_hosts=settings.webhook_allow_hosts,
             changed=service.changed,
         )
+        return desk, service
 
     def _reports(self, recorder: Recorder, systems: Systems) -> ReportRequests:
         """What makes reports when somebody asks, and, on one hub at a time, when they are due."""

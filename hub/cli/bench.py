@@ -243,6 +243,58 @@ def lookups(
     )
 
 
+@group.command("webhooks")
+def webhooks(
+    tenants: Annotated[int, typer.Option(help="Tenants whose events are published in turn", min=1)] = 20,
+    endpoints: Annotated[int, typer.Option(help="Endpoints of each", min=1, max=100)] = 10,
+    hanging: Annotated[int, typer.Option(help="Of all endpoints so many never answer", min=0)] = 20,
+    failing: Annotated[int, typer.Option(help="So many answer 500", min=0)] = 20,
+    flapping: Annotated[int, typer.Option(help="So many fail for two seconds and work for two", min=0)] = 10,
+    rate: Annotated[float, typer.Option(help="Events a second", min=0.1)] = 50,
+    seconds: Seconds = 30,
+    warm: Warm = 3,
+    events: Annotated[
+        int, typer.Option(help="Events published at once afterwards, to endpoints that work", min=1)
+    ] = 2000,
+    event_bytes: EventBytes = 600,
+    store: Store = None,
+) -> None:
+    """Publish to received at webhook endpoints beside others that hang, fail and flap; then as many as it sends."""
+    from hub.bench import webhooks as measured
+
+    fleet = measured.Fleet(tenants, endpoints, hanging, failing, flapping)
+    _remember(
+        "webhooks",
+        lambda directory: measured.webhooks(
+            directory,
+            _stored(store),
+            fleet,
+            rate=rate,
+            seconds=seconds,
+            warm_s=warm,
+            events=events,
+            event_bytes=event_bytes,
+        ),
+    )
+
+
+@group.command("reports")
+def reports(
+    events: Annotated[
+        int, typer.Option(help="Events of the hotel, in little more than a month", min=10_000)
+    ] = 2_000_000,
+    times: Annotated[int, typer.Option(help="Reports of each kind", min=1)] = 5,
+    store: Annotated[str | None, typer.Option("--store-url", help="An empty database; SQLite if left out")] = None,
+) -> None:
+    """A large hotel's facts, events a second, and its reports: how long each takes, and how long the loop is held."""
+    from hub.bench import reports as measured
+
+    _remember(
+        "reports",
+        lambda directory: measured.reports(directory, _stored(store), events=events, times=times),
+    )
+
+
 def _stored(store: str | None) -> dict[str, str]:
     return {} if store is None else {"HUB_STORE_URL": store}
 

@@ -30,6 +30,7 @@ from hub.cli import (
     tail,
     tenants,
     token,
+    webhooks,
 )
 from hub.cli.failure import CommandError, UsageError, sentences
 from hub.errors import HubError, StartError
@@ -56,6 +57,7 @@ for module in (
     reports,
     lag,
     deliveries,
+    webhooks,
     dead_letters,
     token,
     tenants,

@@ -98,14 +98,32 @@ class Remote:
         content = body if isinstance(body, bytes) else orjson.dumps(body)
         return await self.request("POST", path, token or self.access.token(), content=content)
 
+    async def patch(self, path: str, body: Any) -> Any:
+        """Change what is at a path by JSON, and give back the JSON of the answer.
+
+        Raises:
+            Unreachable, Refused: see there.
+        """
+        return await self.request("PATCH", path, self.access.token(), content=orjson.dumps(body))
+
+    async def delete(self, path: str) -> None:
+        """Remove what is at a path.
+
+        Raises:
+            Unreachable, Refused: see there.
+        """
+        await self.request("DELETE", path, self.access.token())
+
     async def request(self, method: str, path: str, token: str, **kwargs: Any) -> Any:
-        """One request to the API; `path` is below `/api/v1`."""
+        """One request to the API; `path` is below `/api/v1`. None where the answer has nothing in it."""
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         try:
             response = await self._client.request(method, f"/api/v1/{path}", headers=headers, **kwargs)
         except (httpx.RequestError, httpx.InvalidURL) as error:
             sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.InvalidURL)
             raise Unreachable(self.access.url, _said(error), sent=sent) from error
+        if response.status_code == httpx.codes.NO_CONTENT:
+            return None
         try:
             answer = orjson.loads(response.content)
         except orjson.JSONDecodeError:

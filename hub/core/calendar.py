@@ -84,8 +84,11 @@ def business_day(ms: int, zone: tzinfo, rollover_hour: int) -> date:
 
 @lru_cache(maxsize=4096)
 def opens_ms(day: date, zone: tzinfo, rollover_hour: int) -> int:
-    """When a business day begins, Unix ms."""
-    return int(datetime.combine(day, time(rollover_hour), zone).timestamp() * 1000)
+    """When a business day begins, Unix ms; where clocks pass over that hour, right after, as its jobs run."""
+    moment = datetime.combine(day, time(rollover_hour), zone)
+    while moment.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != moment.replace(tzinfo=None):
+        moment += timedelta(minutes=1)
+    return int(moment.timestamp() * 1000)
 
 
 def closes_ms(day: date, zone: tzinfo, rollover_hour: int) -> int:

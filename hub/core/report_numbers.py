@@ -264,29 +264,40 @@ def pickup_rows(reading: Reading) -> list[tuple[str, str, str, str]]:
 
 def change_row(change: Change, currency: str) -> tuple[str, str, str, str]:
     """A figure that changed: label, before, after, and the difference in percent, or in points for what is percent."""
-    name = change.figure
-    meaning = FIGURES.get(name)
-    unit: Unit = meaning.unit if meaning else "money" if name.endswith("revenue") else "count"
+    label, unit = _named(change.figure)
     before, after = number(change.before), number(change.after)
-    label = meaning.label if meaning else clean(name)
     difference = points(after, before) if unit == "fraction" else against(after, before)
     return label, written(before, unit, currency), written(after, unit, currency), difference
 
 
+def _named(figure: str) -> tuple[str, Unit]:
+    """What a figure that changed is called, by where it stands: `days.2026-10-03.arrivals`."""
+    where, _, rest = figure.partition(".")
+    if where == "other_revenue_by_category":
+        return f"{clean(rest)}, Other revenue", "money"
+    about, _, name = figure.rpartition(".")
+    about = clean(about.partition(".")[2])
+    meaning = FIGURES.get(name)
+    label = meaning.label if meaning else clean(name.capitalize() if about else name)
+    unit: Unit = meaning.unit if meaning else "money" if name.endswith("revenue") else "count"
+    return (f"{about}, {label}" if about else label), unit
+
+
 def parts(shares: Iterable[Share] | None) -> list[Part]:
-    """The parts of a breakdown by revenue, the biggest first; those past `OTHERS_FROM` as one."""
+    """The parts of a breakdown by revenue, the biggest first; in a last one those past `OTHERS_FROM`, and those that
+    have no name."""
     rows = [
         (_part_label(one), number(one.nights) or Decimal(0), number(one.revenue) or Decimal(0)) for one in shares or ()
     ]
-    rows.sort(key=lambda row: (-row[2], -row[1], row[0]))
-    if len(rows) > OTHERS_FROM:
-        rest = rows[OTHERS_FROM - 1 :]
-        others = (
-            f"{len(rest)} others",
-            sum((row[1] for row in rest), Decimal(0)),
-            sum((row[2] for row in rest), Decimal(0)),
-        )
-        rows = [*rows[: OTHERS_FROM - 1], others]
+    named = sorted((row for row in rows if row[0]), key=lambda row: (-row[2], -row[1], row[0]))
+    others = [row for row in rows if not row[0]]
+    if len(named) + bool(others) > OTHERS_FROM:
+        others += named[OTHERS_FROM - 1 :]
+        del named[OTHERS_FROM - 1 :]
+    rows = named
+    if others:
+        zero = Decimal(0)
+        rows.append(("others", sum((row[1] for row in others), zero), sum((row[2] for row in others), zero)))
     # Where a part is below nothing, shares of the whole mislead.
     whole = sum((row[2] for row in rows), Decimal(0)) if all(row[2] >= 0 for row in rows) else Decimal(0)
     return [Part(*row, of_all=row[2] / whole if whole else None) for row in rows]
@@ -294,7 +305,7 @@ def parts(shares: Iterable[Share] | None) -> list[Part]:
 
 def _part_label(share: Share) -> str:
     labels = (clean(one) for one in (share.origin, share.channel, share.room_type))
-    return " / ".join(one for one in labels if one) or "not known"
+    return " / ".join(one for one in labels if one)
 
 
 def categories(reading: Reading) -> list[tuple[str, Decimal | None]]:

@@ -48,10 +48,12 @@ def plot(reading: Reading, key: str) -> str:
         zero=0.0,
     )
     unit = f", {escape(reading.currency)}" if reading.currency else ""
+    below = ""
+    if any(rate is not None for rate in rates):
+        below = f'<p class="series low">Occupancy</p>{_drawn(line, f"{key}-occupancy", "low", said)}'
     return (
         f'<figure class="plot"><p class="series tall">Revenue{unit}</p>{_drawn(bars, f"{key}-revenue", "tall", said)}'
-        f'<p class="series low">Occupancy</p>{_drawn(line, f"{key}-occupancy", "low", said)}'
-        f"{_axis(days)}{_table(days, reading)}</figure>"
+        f"{below}{_axis(days)}{_table(days, reading)}</figure>"
     )
 
 

@@ -36,6 +36,8 @@ NARROWEST: Final = 40
 _TWO_COLUMNS_FROM: Final = 72
 _GAP: Final = 2
 _WEEK: Final = 7
+_CHANGES: Final = 20
+"""So many are listed on a terminal."""
 _COLUMNS: Final = "▁▂▃▄▅▆▇█"
 _BARS: Final = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 _SHORTEST_BAR: Final = 6
@@ -220,16 +222,17 @@ def _day_lines(reading: Reading, width: int) -> Iterator[Line]:
     rates = _Series("Occupancy", [occupancy(day) for day in days], Decimal(1), percent)
     label_width = columns_of(rates.label) + _GAP
     room = width - label_width
-    beside = room - _GAP - max(columns_of(revenue.extent), columns_of(rates.extent))
-    for one in (revenue, rates):
-        line = sparkline(one.values, beside if beside >= len(days) else room, one.top)
-        spans = [Span(_left(one.label, label_width)), Span(line, "chart")]
-        if beside >= len(days):
+    shown = [one for one in (revenue, rates) if one.known]
+    beside = room - _GAP - max((columns_of(one.extent) for one in shown), default=0)
+    room = beside if beside >= len(days) else room
+    for one in shown:
+        spans = [Span(_left(one.label, label_width)), Span(sparkline(one.values, room, one.top), "chart")]
+        if room == beside:
             yield [*spans, Span(" " * _GAP + one.extent, "faint")]
         else:
             yield spans
             yield [Span(" " * label_width), Span(one.extent, "faint")]
-    drawn = columns_of(line)
+    drawn = columns_of(sparkline(revenue.values, room, None))
     first, last = _short(days[0]), _short(days[-1])
     between = drawn - columns_of(first) - columns_of(last)
     yield [Span(" " * label_width), Span(first + (" " * between if between > 0 else " – ") + last, "faint")]
@@ -242,9 +245,12 @@ class _Series(NamedTuple):
     shown: Callable[[Decimal], str]
 
     @property
+    def known(self) -> Sequence[Decimal]:
+        return [value for value in self.values if value is not None]
+
+    @property
     def extent(self) -> str:
-        known = [value for value in self.values if value is not None]
-        return f"{self.shown(min(known))} – {self.shown(max(known))}" if known else NOTHING
+        return f"{self.shown(min(self.known))} – {self.shown(max(self.known))}"
 
 
 def _short(day: DayFigures) -> str:
@@ -324,8 +330,11 @@ def _pickup_lines(reading: Reading, width: int) -> Iterator[Line]:
 
 
 def _change_lines(reading: Reading, width: int) -> Iterator[Line]:
-    rows = [change_row(change, reading.currency) for change in reading.detail.changes or ()]
+    changes = reading.detail.changes or []
+    rows = [change_row(change, reading.currency) for change in changes[:_CHANGES]]
     yield from _table([(label, f"{before} → {after}", change) for label, before, after, change in rows], width)
+    if len(changes) > _CHANGES:
+        yield [Span(f"and {len(changes) - _CHANGES} more", "faint")]
 
 
 def _note_lines(reading: Reading, width: int) -> Iterator[Line]:

@@ -134,7 +134,7 @@ class Lane:
         """The next delivery that may be attempted now; it is under way until `settled`, `again` or `left`."""
         while self._ready and not self._is_next(self._ready[0]):
             heapq.heappop(self._ready)
-        if not self._ready or self._ready[0][0] > now_ms or self.busy >= MAX_PARALLEL:
+        if not self._ready or self._ready[0][0] > now_ms or self.busy >= MAX_PARALLEL or not self.endpoint.enabled:
             return None
         if not self.breaker.allows(now_ms) or self._bucket.wait_ms(now_ms):
             return None
@@ -156,7 +156,7 @@ class Lane:
 
     def wait_ms(self, now_ms: int) -> int | None:
         """How long until something may be attempted; None: until something happens."""
-        if not self._ready or self.busy >= MAX_PARALLEL:
+        if not self._ready or self.busy >= MAX_PARALLEL or not self.endpoint.enabled:
             return None
         if not self.breaker.allows(now_ms) and now_ms >= self.breaker.open_until_ms:
             return None

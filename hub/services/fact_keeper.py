@@ -24,8 +24,8 @@ from hub.store.places import START, Archived, Fenced, Mark
 from hub.store.store import Store
 from schemas.cursor import StreamId
 
-MAX_BATCH: Final = 2000
-"""Events in one transaction: more would keep other writers waiting."""
+MAX_BATCH: Final = 1000
+"""Events in one transaction: more would keep other writers waiting, and their rows hold the event loop."""
 SLICE_S: Final = 0.0005
 """How long the event loop is held at a time."""
 

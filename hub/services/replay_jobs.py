@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 from uuid import uuid4
 
+from hub.core.webhooks import Endpoint
 from hub.log.tenants import Tenants
 from hub.security.tokens import Claims
 from hub.services.replay_plan import Plan, instant, plan
@@ -37,6 +38,7 @@ class ReplayJobs:
         """`groups`: the consumer groups there are. `systems`: those beside the three."""
         self.reading = reading
         self._replays: Replays = watch.replays
+        self._webhooks = reading.history.store.webhooks
         self._watch = watch
         self._tenants = tenants
         self._groups = groups
@@ -153,10 +155,17 @@ class ReplayJobs:
         return shown | ({"detail": progress["detail"]} if "detail" in progress else {})
 
     async def _prepared(self, claims: Claims, asked: ReplayRequest) -> tuple[Plan, Counts, int | None]:
+        system = HUB
         if asked.target is not None:
             await self._check(asked.target)
+            system = asked.target.system or HUB
+            if asked.target.webhook is not None:
+                endpoint = await self._endpoint(claims, asked.target.webhook)
+                if asked.tenants not in (None, [endpoint.tenant_id]):
+                    raise _wrong("tenants", f"the endpoint is {endpoint.tenant_id}'s; no other's events go there")
+                asked, system = asked.model_copy(update={"tenants": [endpoint.tenant_id]}), endpoint.system
         chosen = await self.plan(claims, asked)
-        counts = await self.reading.count(chosen, HUB if asked.target is None else asked.target.system or HUB)
+        counts = await self.reading.count(chosen, system)
         takes = 0
         if counts.first_ms is not None and counts.last_ms is not None and chosen.speed is not None:
             takes = round((counts.last_ms - counts.first_ms) / chosen.speed)
@@ -166,11 +175,7 @@ class ReplayJobs:
 
     async def _check(self, target: Target) -> None:
         if target.webhook is not None:
-            raise Problem(
-                "unavailable_feature",
-                "this hub does not replay to webhooks; replay to a channel or a group",
-                [FieldError("target.webhook", "is not offered")],
-            )
+            return
         if target.group is not None:
             if target.group in OWN_GROUPS:
                 raise _wrong("target.group", f"{target.group} is the hub's own group; nothing is replayed to it")
@@ -180,6 +185,14 @@ class ReplayJobs:
         elif target.system not in self._systems:
             known = ", ".join(sorted(self._systems))
             raise _wrong("target.system", f"there is no system {target.system}; one of: {known}")
+
+    async def _endpoint(self, claims: Claims, endpoint_id: str) -> Endpoint:
+        found = await self._webhooks.get(endpoint_id)
+        if found is None or not claims.holds(found.tenant_id):
+            raise _wrong("target.webhook", f"there is no webhook endpoint {endpoint_id}")
+        if not found.enabled:
+            raise _wrong("target.webhook", "the endpoint is disabled; enable it first")
+        return found
 
     async def _held(self, claims: Claims, replay_id: str) -> Replay:
         found = await self._replays.get(replay_id)

@@ -1,22 +1,23 @@
-"""Runs the replays to consumer groups: events from the history into the group's own stream, at the replay's pace.
+"""Runs the replays to consumer groups and webhooks: events from the history to where they wait for their reader, at the
+replay's pace.
 
-How far it is lies beside that stream and moves in the script that writes there. So a hub that is killed doubles
-nothing, and where several hubs run a replay at once, one gets on and the others stand by.
+How far it is lies beside what waits there and moves together with it. So a hub that is killed doubles nothing, and
+where several hubs run a replay at once, one gets on and the others stand by.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from hub.core.entry import Entry
 from hub.core.pace import NEVER
-from hub.log.redrive import Redrive
+from hub.log.redrive import Handed
 from hub.log.topology import RedisError
 from hub.services.ending import end
 from hub.services.ledger import Recorder
@@ -41,17 +42,43 @@ RETRY_S: Final = 1.0
 log = structlog.get_logger("hub.replays")
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """The replay cannot go on; the text says why."""
+
+
+class Sink(Protocol):
+    """Where replayed events wait for their reader. `name` is a group's, or an endpoint's id."""
+
+    async def place(self, partition: int, replay_id: str) -> tuple[StreamId | None, int]:
+        """How far a replay is in a partition: the last place looked at, and the events handed over."""
+
+    async def replay(
+        self,
+        partition: int,
+        name: str,
+        replay_id: str,
+        expected: StreamId | None,
+        at: StreamId,
+        entries: Sequence[Entry],
+    ) -> Handed:
+        """Hand entries over and move the replay's place from `expected` to `at`, both or neither.
+
+        Neither when the place is another one, since somebody else moved it, or too many entries wait.
+
+        Raises:
+            Failed: nothing is handed over there any more.
+        """
 
 
 class Replayer:
     """Owned by the composition root, which awaits `stop`. One a deployment is enough; more do no harm."""
 
-    def __init__(self, reading: Reading, watch: ReplayWatch, redrive: Redrive, recorder: Recorder) -> None:
+    def __init__(
+        self, reading: Reading, watch: ReplayWatch, redrive: Sink, recorder: Recorder, webhooks: Sink | None = None
+    ) -> None:
         self._reading = reading
         self._watch = watch
-        self._redrive = redrive
+        self._sinks = {"group": redrive} if webhooks is None else {"group": redrive, "webhook": webhooks}
         self._recorder = recorder
         self._running: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -71,10 +98,11 @@ class Replayer:
                     if task.done():
                         del self._running[replay_id]
                 for replay in self._watch.active:
-                    group = replay.spec["asked"]["target"].get("group")
-                    if group is not None and replay.state == "running" and replay.replay_id not in self._running:
+                    target = replay.spec["asked"]["target"]
+                    kind = next((kind for kind in self._sinks if kind in target), None)
+                    if kind is not None and replay.state == "running" and replay.replay_id not in self._running:
                         self._running[replay.replay_id] = asyncio.create_task(
-                            self._play(replay.replay_id, group), name=f"replay-{replay.replay_id}"
+                            self._play(replay.replay_id, kind, target[kind]), name=f"replay-{replay.replay_id}"
                         )
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
@@ -82,15 +110,15 @@ class Replayer:
         finally:
             await end(*self._running.values())
 
-    async def _play(self, replay_id: str, group: str) -> None:
+    async def _play(self, replay_id: str, kind: str, name: str) -> None:
         """Run one replay until it is over or paused."""
         try:
             replay = self._watch.seen(replay_id)
             if replay is None:
                 return
             replay = await self._watch.begin(replay)
-            await _Run(self._reading, self._watch, self._redrive, self._recorder, replay, group).run()
-        except _Failed as error:
+            await _Run(self._reading, self._watch, self._sinks[kind], self._recorder, replay, kind, name).run()
+        except Failed as error:
             await self._watch.end(replay_id, failed=str(error))
         except (StoreUnavailable, RedisError, OSError) as error:
             log.warning("replay_held_up", replay_id=replay_id, error=str(error) or type(error).__name__)
@@ -109,18 +137,20 @@ class _Run:
         self,
         reading: Reading,
         watch: ReplayWatch,
-        redrive: Redrive,
+        sink: Sink,
         recorder: Recorder,
         replay: Replay,
-        group: str,
+        kind: str,
+        name: str,
     ) -> None:
         self._reading = reading
         self._watch = watch
-        self._redrive = redrive
+        self._sink = sink
         self._recorder = recorder
         self._replay = replay
         self._id = replay.replay_id
-        self._group = group
+        self._kind = kind
+        self._name = name
         self._plan = Plan.from_json(replay.spec["plan"])
         self._events: dict[int, int] = {}
         self._waiting: dict[int, int] = {}
@@ -174,15 +204,15 @@ class _Run:
             if entries:
                 place = await self._hand_over(partition, place, entries)
             else:
-                handed = await self._redrive.replay(partition, self._group, self._id, place, end, ())
+                handed = await self._sink.replay(partition, self._name, self._id, place, end, ())
                 place = handed.at
                 self._events[partition] = handed.events
 
     async def _place(self, partition: int) -> StreamId | None:
-        place, self._events[partition] = await self._redrive.place(partition, self._id)
+        place, self._events[partition] = await self._sink.place(partition, self._id)
         told: Mapping[str, int] = self._replay.progress.get("handed", {})
         if place is None and told.get(str(partition), 0):
-            raise _Failed("the log lost how far the replay was; begin another one behind the last event handled")
+            raise Failed("the log lost how far the replay was; begin another one behind the last event handled")
         return place
 
     async def _hand_over(self, partition: int, place: StreamId | None, entries: list[Entry]) -> StreamId | None:
@@ -194,7 +224,7 @@ class _Run:
                 await self._watch.wait(max(0.0, min(POLL_S, (due - self._watch.now()) / 1000)))
                 continue
             reached = entries[until - 1].id
-            handed = await self._redrive.replay(partition, self._group, self._id, place, reached, batch)
+            handed = await self._sink.replay(partition, self._name, self._id, place, reached, batch)
             self._events[partition], self._waiting[partition] = handed.events, handed.waiting
             if handed.moved:
                 place, index = reached, until
@@ -219,12 +249,12 @@ class _Run:
         for tenant, (first, last, events) in handed.items():
             self._recorder.replayed(
                 self._id,
-                f"group {self._group}",
+                f"{self._kind} {self._name}",
                 self._reading.history.partition(tenant),
                 first,
                 last,
                 events=events,
-                system=self._group,
+                system=self._name if self._kind == "group" else None,
                 interests=[replace(self._plan.interest, tenants=None)],
                 tenant_id=tenant,
                 times=self._plan.times.get(tenant, (None, None)),
@@ -255,7 +285,7 @@ class _Run:
         """Somebody else gets on with it: wait until nobody does."""
         while self._goes_on():
             await self._watch.wait(STANDBY_S)
-            now, self._events[partition] = await self._redrive.place(partition, self._id)
+            now, self._events[partition] = await self._sink.place(partition, self._id)
             if now == place:
                 break
             place = now

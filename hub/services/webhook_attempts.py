@@ -153,9 +153,9 @@ class Attempts:
         due = next_due(now, delivery.attempts, self._schedule, self._spread(), answer.retry_after_s)
         self._recorder.webhook("attempted", delivery, endpoint.system, now, answer.error)
         if answer.kind == "gone":
-            await self._disable(endpoint, "it answered 410 Gone")
+            await self._disable(lane, "it answered 410 Gone")
         elif noted.failing_ms is not None and now - noted.failing_ms >= GIVE_UP_MS:
-            await self._disable(endpoint, f"it failed for {GIVE_UP_MS // 86_400_000} days; last: {answer.error}")
+            await self._disable(lane, f"it failed for {GIVE_UP_MS // 86_400_000} days; last: {answer.error}")
         if due is None:
             await self._give_up(lane, delivery, answer.error, noted)
         else:
@@ -189,8 +189,10 @@ class Attempts:
             if not lane.refill(delivery.entity, found, whole=len(found) < CHUNK):
                 return
 
-    async def _disable(self, endpoint: Endpoint, why: str) -> None:
+    async def _disable(self, lane: Lane, why: str) -> None:
         """Say so first: told twice is told once."""
+        endpoint = lane.endpoint
+        lane.endpoint = replace(endpoint, state="disabled")
         log.error("webhook_disabled", endpoint=endpoint.endpoint_id, reason=why)
         try:
             await self._announcer.announce(
@@ -210,6 +212,7 @@ class Attempts:
             )
         except (Problem, StoreUnavailable) as error:
             # The next failure tries again.
+            lane.endpoint = endpoint
             log.warning("webhook_not_disabled", endpoint=endpoint.endpoint_id, error=str(error))
 
 

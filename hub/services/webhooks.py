@@ -36,6 +36,7 @@ RECOVERY: Final = "recover"
 STOP_S: Final = 3.0
 """How long attempts under way are waited for at the end."""
 MEASURE_S: Final = 5.0
+TIDY_S: Final = 3600.0
 
 MakeIntake = Callable[[Callable[[], dict[str, list[Endpoint]]], Callable[[Sequence[Delivery]], None]], Intake]
 MakeAttempts = Callable[[Journal], Attempts]
@@ -124,7 +125,7 @@ class WebhookService:
 
     async def _follow(self, fence: Fence, intake: Intake, attempts: Attempts) -> None:
         """Follow what becomes of the endpoints."""
-        measured = 0.0
+        measured = tidied = 0.0
         while True:
             # What was changed before this look is seen by it.
             seen, self._seen = self._seen, asyncio.Event()
@@ -138,7 +139,17 @@ class WebhookService:
             if abs(now - measured) >= MEASURE_S:
                 measured = now
                 self._metrics.webhooks_waiting.set(await self._queue.total())
+            if abs(now - tidied) >= TIDY_S:
+                tidied = now
+                await self._tidy()
             await _first(self._changed.wait(), self._sleep(POLL_S))
+
+    async def _tidy(self) -> None:
+        """Forget how far replays were that are over."""
+        for replay_id in await self._queue.replays():
+            replay = await self._store.replays.get(replay_id)
+            if replay is None or not replay.active:
+                await self._queue.forget_replay(replay_id)
 
     async def _look(self, intake: Intake, attempts: Attempts) -> None:
         versions = await self._webhooks.versions()
@@ -176,6 +187,8 @@ class WebhookService:
         drive = self._lanes.get(endpoint.endpoint_id)
         if drive is not None:
             drive.lane.change(endpoint)
+            # Something may have been written down for it behind this one's back, by a replay.
+            drive.lane.reload()
             drive.wake()
             return
         drive = _Drive(Lane(endpoint), attempts, self._fill, self.now_ms, self._sleep)
@@ -236,13 +249,6 @@ class WebhookService:
             # It was asked for anew.
             self._versions.pop(endpoint.endpoint_id, None)
             self._changed.set()
-
-    def reload(self, endpoint_id: str) -> None:
-        """Something was written down for an endpoint behind the service's back: a replay."""
-        drive = self._lanes.get(endpoint_id)
-        if drive is not None:
-            drive.lane.reload()
-            drive.wake()
 
 
 class _Drive:

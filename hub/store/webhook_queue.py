@@ -6,7 +6,7 @@ nothing is passed over, and nothing written down twice. Whoever writes shows the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -157,12 +157,14 @@ class WebhookQueue:
     async def replay(
         self,
         replay_id: str,
+        endpoint_id: str,
         partition: int,
         before: StreamId | None,
         reached: StreamId,
         deliveries: Sequence[Delivery],
     ) -> bool:
-        """Write down what a replay sends, and how far it is; False when another hub got on with it meanwhile."""
+        """Write down what a replay sends, and how far it is; False when another hub got on with it meanwhile. The
+        endpoint is marked as changed, for the hub that sends to look."""
         values = {"id_ms": reached.ms, "id_n": reached.n}
         at = webhook_replays.c
         async with self._database.writing() as connection:
@@ -185,6 +187,10 @@ class WebhookQueue:
             if moved.rowcount != 1:
                 return False
             await self._owe(connection, deliveries)
+            if deliveries:
+                mine = webhook_endpoints.c.endpoint_id == endpoint_id
+                version = webhook_endpoints.c.version + 1
+                await connection.execute(update(webhook_endpoints).where(mine).values(version=version))
         return True
 
     # -- working off ----------------------------------------------------------------------------------------------
@@ -250,10 +256,15 @@ class WebhookQueue:
         async with self._database.reading() as connection:
             return await connection.scalar(select(func.count()).select_from(webhook_deliveries)) or 0
 
-    async def forget_replays(self, known: Collection[str]) -> None:
-        """Remove how far replays were that are over: all but these."""
+    async def replays(self) -> set[str]:
+        """The replays of which it is known how far they are."""
+        async with self._database.reading() as connection:
+            return {row[0] for row in await connection.execute(select(webhook_replays.c.replay_id).distinct())}
+
+    async def forget_replay(self, replay_id: str) -> None:
+        """Remove how far a replay was that is over."""
         async with self._database.writing() as connection:
-            await connection.execute(delete(webhook_replays).where(webhook_replays.c.replay_id.not_in(known)))
+            await connection.execute(delete(webhook_replays).where(webhook_replays.c.replay_id == replay_id))
 
 
 def _after(place: StreamId) -> Any:

@@ -1,10 +1,13 @@
-"""Reports to be shown: of a day, a week and a month, at every stage, and one of another generator."""
+"""Reports to be shown: of a day, a week and a month, at every stage, one of another generator, and hostile ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from datetime import date, timedelta
 from typing import Any
+
+from hypothesis import strategies as st
 
 ROOMS = 80
 
@@ -149,3 +152,71 @@ def _day(day: date, cents: int) -> dict[str, Any]:
         "arrivals": sold // 2,
         "departures": sold // 2 - 1,
     }
+
+
+hostile = st.one_of(
+    st.text(max_size=60),
+    st.sampled_from(
+        [
+            "<script>alert(1)</script>",
+            "</style></title><img src=x onerror=alert(1)>",
+            "\" onload='x' data=\"",
+            '=HYPERLINK("https://evil.test";"x")',
+            "+1",
+            "-2+3",
+            "@SUM(A1)",
+            "\t=1",
+            "\r=1",
+            " =1",
+            "＝1",
+            "\x1b]0;owned\x07\x1b[2J",
+            "a\r\nb\u2028c\u202ed",
+            'comma, "quote"\nline',
+            "和室（露天風呂付き）" * 6,
+            "e\u0301" * 40,
+            "\u0301" * 500,
+            "👩‍👩‍👧 suite",
+            "",
+        ]
+    ),
+)
+
+
+@st.composite
+def hostile_reports(draw: st.DrawFn) -> dict[str, Any]:
+    """A report with every text that others choose replaced."""
+    data: dict[str, Any] = deepcopy(draw(st.sampled_from(samples()[:3])))
+    detail = data["detailed_data"]
+    for share in detail["by_origin"]:
+        share["origin"], share["channel"] = draw(hostile), draw(hostile)
+    for share in detail["by_room_type"]:
+        share["room_type"] = draw(hostile)
+    detail["other_revenue_by_category"] = {draw(hostile): 1.5, draw(hostile): -20}
+    detail["notes"] = [draw(hostile)]
+    detail["changes"] = [{"figure": draw(hostile), "before": 1, "after": 2.5}]
+    detail["as_of"] = draw(hostile)
+    for name in ("report_type", "generated_by_system", "generated_at", "currency", "period_end"):
+        if draw(st.booleans()):
+            data[name] = draw(hostile)
+    return data
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10) | st.just("2026-10-01"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def foreign_reports(draw: st.DrawFn) -> dict[str, Any]:
+    """A report with anything in place of some of its fields, those of the detail among them."""
+    data: dict[str, Any] = deepcopy(draw(st.sampled_from(samples())))
+    for fields in (data, data["detailed_data"]):
+        for name in draw(st.lists(st.sampled_from(sorted(fields)), max_size=3)):
+            fields[name] = draw(json_values)
+            if draw(st.booleans()):
+                del fields[name]
+        if not isinstance(data.get("detailed_data"), dict):
+            break
+    return data

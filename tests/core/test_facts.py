@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -35,8 +35,6 @@ def on(day: int) -> str:
 
 def instant(at_ms: int) -> str:
     """As an event says it."""
-    from datetime import UTC, datetime
-
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
 
 
@@ -52,7 +50,7 @@ def said(
 
 def booked(at: int = ms(0), action: str = "created", **changes: Any) -> Said:
     """A reservation's event: from the 5th to the 8th day, of two, for 300."""
-    data = {
+    data: dict[str, Any] = {
         "room_type": "twin",
         "checkin_date": on(5),
         "checkout_date": on(8),
@@ -90,6 +88,11 @@ def days(stay: Stay) -> dict[str, int]:
     return {name: day - DAY0 for name, day in named.items() if day is not None}
 
 
+CANCELLED = booked(ms(3), "cancelled", status="cancelled")
+CAME = desk("checked_in", ms(5))
+IN_HOUSE = booked(ms(5), "checked_in", status="checked_in")
+
+
 @given(st.integers(0, MAX_UNITS), st.integers(1, 1000))
 def test_a_spread_amount_is_whole(amount: int, nights: int) -> None:
     """The parts of an amount are the amount, differ by at most one unit, and the first ones are the larger."""
@@ -118,29 +121,29 @@ def test_a_stay_from_booking_to_departure() -> None:
 @pytest.mark.parametrize(
     ("events", "expected"),
     [
-        ([booked(ms(3), "cancelled", status="cancelled")], {"cancelled": 3}),
+        ([CANCELLED], {"cancelled": 3}),
         ([booked(ms(3), "updated", status="cancelled")], {"cancelled": 3}),
-        ([booked(ms(3), "cancelled", status="cancelled"), booked(ms(4), "updated", status="cancelled")], {"cancelled": 3}),
-        ([booked(ms(3), "cancelled", status="cancelled"), booked(ms(4), "confirmed")], {}),
+        ([CANCELLED, booked(ms(4), "updated", status="cancelled")], {"cancelled": 3}),
+        ([CANCELLED, booked(ms(4), "confirmed")], {}),
         ([desk("no_show", ms(6, 3))], {"no_show": 5}),
         ([booked(ms(7), "updated", status="no_show")], {"no_show": 5}),
         ([desk("no_show", ms(6, 3)), booked(ms(7), "updated", status="no_show")], {"no_show": 5}),
         ([booked(ms(7), "updated", status="no_show"), booked(ms(8), "updated")], {}),
         ([desk("no_show", ms(6, 3)), desk("checked_in", ms(6, 15))], {"arrived": 6}),
         ([desk("checked_in", ms(5, 15)), booked(ms(5, 16), "updated", total_amount=400)], {"arrived": 5}),
-        ([booked(ms(5), "checked_in", status="checked_in"), booked(ms(5), "updated")], {}),
-        ([booked(ms(5), "checked_in", status="checked_in"), booked(ms(6), "cancelled", status="cancelled")], {"cancelled": 6}),
+        ([IN_HOUSE, booked(ms(5), "updated")], {}),
+        ([IN_HOUSE, booked(ms(6), "cancelled", status="cancelled")], {"cancelled": 6}),
         ([booked(ms(9), "checked_out", status="checked_out")], {"arrived": 5, "departed": 9}),
         (
             [
-                booked(ms(5), "checked_in", status="checked_in"),
+                IN_HOUSE,
                 booked(ms(7), "checked_out", status="checked_out"),
                 booked(ms(7, 13), "checked_in", status="checked_in"),
             ],
             {"arrived": 5},
         ),
-        ([desk("checked_in", ms(5)), desk("checked_out", ms(6)), desk("checked_in", ms(5))], {"arrived": 5, "departed": 6}),
-        ([desk("checked_in", ms(5)), desk("checked_out", ms(6)), desk("checked_in", ms(7))], {"arrived": 5}),
+        ([CAME, desk("checked_out", ms(6)), CAME], {"arrived": 5, "departed": 6}),
+        ([CAME, desk("checked_out", ms(6)), desk("checked_in", ms(7))], {"arrived": 5}),
     ],
     ids=range(16),
 )  # fmt: skip
@@ -223,7 +226,7 @@ def test_an_ordinary_stay_makes_no_day_late() -> None:
 
 
 def test_days_that_an_event_changes_after_they_were_over() -> None:
-    """A late check-in, an early departure and another price change the days that have to do with them, and no others."""
+    """A late check-in, an early departure and another price change the days that have to do with them, no others."""
     came = booked(), desk("checked_in", ms(5, 15))
     assert late_days(came[0], desk("checked_in", ms(5, 15), recorded=ms(7, 12))) == {5: 1, 6: 1}
     assert late_days(*came, desk("checked_out", ms(7, 10))) == {5: 1, 6: 1}
@@ -260,9 +263,10 @@ def _reference_days(before: Stay, after: Stay, until: int) -> set[int]:
 def test_changed_days_are_those_that_differ(seed: int) -> None:
     """Whatever a reservation goes through, each event's changed days are those whose parts of it differ."""
     chance = random.Random(seed)
-    stay = None
+    stay: Stay | None = None
     for one in a_life(chance):
-        before, stay = stay, folded(stay, one, CALENDAR)
+        before = stay
+        stay = folded(before, one, CALENDAR)
         until = DAY0 + chance.randrange(0, 15)
         if before is not None:
             assert changed_days(before, stay, until) == _reference_days(before, stay, until)
@@ -348,9 +352,8 @@ def test_a_late_charge_marks_its_day() -> None:
 def status(day: int, condition: str, *, recorded: int | None = None, sequence: int = 1, hour: float = 12) -> Said:
     """What a room's status is said to be on a day."""
     at = None if recorded is None else ms(recorded)
-    return said(
-        "room", "status_changed", ms(day, hour), id="101", recorded=at, sequence=sequence, status=condition, room_type="twin"
-    )  # fmt: skip
+    data = {"status": condition, "room_type": "twin"}
+    return said("room", "status_changed", ms(day, hour), id="101", recorded=at, sequence=sequence, **data)
 
 
 def test_conditions_are_written_where_they_change() -> None:

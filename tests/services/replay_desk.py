@@ -46,6 +46,11 @@ class Clock:
         finally:
             self._sleepers.remove(sleeper)
 
+    @property
+    def asleep(self) -> bool:
+        """Whether somebody waits for it to be moved."""
+        return bool(self._sleepers)
+
     def move(self, seconds: float) -> None:
         """So much later."""
         self.now += seconds

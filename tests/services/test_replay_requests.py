@@ -139,7 +139,7 @@ async def test_every_refusal_names_its_field(rig: Rig) -> None:
         ({"target": {"group": "nobody"}}, "target.group", "invalid_request"),
         ({"target": {"group": "archiver"}}, "target.group", "invalid_request"),
         ({"target": {"system": "hotel-x", "channel": "c"}}, "target.system", "invalid_request"),
-        ({"target": {"webhook": "w-1"}}, "target.webhook", "unavailable_feature"),
+        ({"target": {"webhook": "w-1"}}, "target.webhook", "invalid_request"),
         ({"target": None}, "target", "invalid_request"),
     ):
         problem = await refused(desk, **asked)
