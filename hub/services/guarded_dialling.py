@@ -25,9 +25,8 @@ MAX_DIALLED: Final = 8
 """Of a name's addresses so many are tried."""
 NEXT_ADDRESS_S: Final = 2.0
 """An address that does not answer for so long is left for the name's next one."""
-MAX_ANSWER_BYTES: Final = 128 * 1024
+MAX_ANSWER_BYTES: Final = 64 * 1024
 """An answer, its head included, is read no further."""
-_HELD_BYTES: Final = 64 * 1024
 _READ_BYTES: Final = 8 * 1024
 """Made of the smallest pieces, so much takes some milliseconds to parse; then it is others' turn."""
 
@@ -117,7 +116,6 @@ class Line(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._ended = False
         self._error: Exception | None = None
         self._readable: asyncio.Future[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
         self._paused_reading = False
         self._asked = True
         self.received = 0
@@ -154,27 +152,13 @@ class Line(asyncio.Protocol, httpcore.AsyncNetworkStream):
         return taken
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Write, and wait while the peer does not take it.
-
-        Raises:
-            httpcore.WriteError: the connection is over.
-        """
+        """Write, without waiting until it is taken: a request is all there is, and its answer may come before that."""
         if not self._ended:
             self._transport.write(buffer)
-            if self._writable is not None:
-                await self._writable
-        if self._ended:
-            raise httpcore.WriteError("the connection is over")
 
     async def aclose(self) -> None:
         """Close at once."""
         self.abort()
-
-    def get_extra_info(self, info: str) -> Any:
-        """`is_readable`: whether something came, which an idle connection must not have; else the transport's."""
-        if info == "is_readable":
-            return bool(self._buffer) or self._ended
-        return self._transport.get_extra_info(info)
 
     # What the dialler and the sender call.
 
@@ -186,8 +170,6 @@ class Line(asyncio.Protocol, httpcore.AsyncNetworkStream):
     def rest(self) -> None:
         """The answer was read to its end: until `ask`, bytes that come are an offence and end it."""
         self._asked = False
-        if self._buffer:
-            self.abort()
 
     def abort(self) -> None:
         """Close at once."""
@@ -217,34 +199,17 @@ class Line(asyncio.Protocol, httpcore.AsyncNetworkStream):
             self.abort()
             return
         self._buffer += data
-        if len(self._buffer) > _HELD_BYTES and not self._paused_reading:
+        if len(self._buffer) > MAX_ANSWER_BYTES and not self._paused_reading:
             self._paused_reading = True
             self._transport.pause_reading()
         self._wake()
-
-    def eof_received(self) -> bool:
-        """Nothing more comes; the transport then closes itself."""
-        self._ended = True
-        self._wake()
-        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
         self._ended, self._error = True, self._error or exc
         if not self.lost.done():
             self.lost.set_result(None)
-        self.resume_writing()
         self._wake()
-
-    def pause_writing(self) -> None:
-        """The peer takes nothing for now."""
-        self._writable = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        """The peer takes again."""
-        waiting, self._writable = self._writable, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
 
     def _wake(self) -> None:
         waiting, self._readable = self._readable, None

@@ -191,6 +191,8 @@ class WebhookDesk:
     async def _since(self, tenant_id: str, asked: RecoverRequest) -> tuple[StreamId, str | None]:
         if (asked.after is None) == (asked.since is None):
             raise _wrong("after", "give either after, a cursor, or since, a time")
+        if asked.after == "earliest":
+            return (await self._history.floors([tenant_id]))[tenant_id].id, None
         if asked.after is not None:
             (start,) = await self._history.resolve({tenant_id: Cursor.decode(asked.after, tenant_id)})
             if start.gap == "future":

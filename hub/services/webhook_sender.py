@@ -25,10 +25,8 @@ from hub.security.addresses import Target, parse_url
 from hub.services.guarded_dialling import Dialler, Forbidden, Line, Resolve, Unreachable
 
 USER_AGENT: Final = f"hotel-event-hub/{version('hotel-event-hub')}"
-MAX_BODY_BYTES: Final = 64 * 1024
-"""A longer body costs the connection; what the endpoint says stands in its beginning."""
 MAX_BODY_PARTS: Final = 256
-"""So does one in more pieces: each costs far more than its bytes."""
+"""A body in more pieces is read no further: each costs far more than its bytes."""
 BODY_S: Final = 1.0
 """The status says how the attempt ended; the body is waited for no longer, only to use the connection again."""
 EXCERPT_BYTES: Final = 1024
@@ -110,8 +108,8 @@ class WebhookSender:
         """Send one webhook. Cancelled, it leaves no connection behind.
 
         `headers` are sent beside `Host` and `Content-Length`; `Content-Type` (JSON) and `User-Agent` may be among them.
-        A kept connection may have been closed at the other end in the same moment; then the request goes out once more
-        on a new one, so an endpoint may get it twice.
+        A kept connection may have been closed at the other end; then the request goes out once more on a new one, so
+        an endpoint may get it twice.
 
         Raises:
             httpcore.LocalProtocolError: a header of the caller cannot be sent.
@@ -138,10 +136,8 @@ class WebhookSender:
             return no_answer("unreachable", str(error))
         try:
             excerpt = await _read(response, min(loop.time() + BODY_S, began + self._timeout_s))
-        except BaseException:
-            held.line.abort()
-            raise
-        self._rest(held)
+        finally:
+            self._rest(held)
         return self._answer(response, excerpt, loop.time() - began)
 
     async def aclose(self) -> None:
@@ -195,21 +191,19 @@ class WebhookSender:
         return _Held((target.scheme, target.host, target.port), line, connection)
 
     def _take(self, target: Target) -> _Held | None:
-        """The connection that came to rest last, of those that are still good."""
-        now = asyncio.get_running_loop().time()
+        """The connection that came to rest last; it may have been closed since."""
         origin = (target.scheme, target.host, target.port)
-        while idle := self._idle.get(origin):
-            held = idle.pop()
-            if not idle:
-                del self._idle[origin]
-            del self._resting[held]
-            if held.until > now and not held.connection.has_expired():
-                return held
-            held.line.abort()
-        return None
+        idle = self._idle.get(origin)
+        if idle is None:
+            return None
+        held = idle.pop()
+        if not idle:
+            del self._idle[origin]
+        del self._resting[held]
+        return held
 
     def _rest(self, held: _Held) -> None:
-        """Keep a connection for the next request, if it is good for one."""
+        """Keep a connection for the next request, if its answer was read to the end."""
         if self._closed or not held.connection.is_idle():
             held.line.abort()
             return
@@ -296,15 +290,15 @@ async def _ask(held: _Held, request: httpcore.Request) -> httpcore.Response:
 async def _read(response: httpcore.Response, deadline: float) -> bytes:
     """The beginning of the body. Whatever becomes of the rest, the status stands; read to the end, it may be idle."""
     excerpt = bytearray()
-    size = parts = 0
+    parts = 0
     # Not by `aiter_stream`, which would leave the stream below it open for the garbage collector to close.
     stream = cast("AsyncGenerator[bytes, None]", aiter(cast("AsyncIterable[bytes]", response.stream)))
     try:
         async with asyncio.timeout_at(deadline), aclosing(stream):
             async for part in stream:
                 excerpt += part[: EXCERPT_BYTES - len(excerpt)]
-                size, parts = size + len(part), parts + 1
-                if size > MAX_BODY_BYTES or parts > MAX_BODY_PARTS:
+                parts += 1
+                if parts == MAX_BODY_PARTS:
                     break
         await response.aclose()
     except (TimeoutError, httpcore.ReadError, httpcore.RemoteProtocolError):
@@ -316,7 +310,7 @@ def _retry_after(headers: list[tuple[bytes, bytes]], now: float) -> float | None
     """Seconds to wait as the endpoint asks for, at most a day; None when it does not, or not in its two forms."""
     text = next((value for name, value in headers if name.lower() == b"retry-after"), b"").decode("latin-1").strip()
     if _SECONDS.fullmatch(text):
-        return MAX_RETRY_AFTER_S if len(text) > 9 else min(float(text), MAX_RETRY_AFTER_S)
+        return min(float(text), MAX_RETRY_AFTER_S)
     try:
         date = parsedate_to_datetime(text)
         wait = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now

@@ -252,6 +252,38 @@ async def test_what_is_published_right_after_the_answer_arrives(desk: Desk, rece
         assert sorted(got) == sorted(sent[number::3])
 
 
+async def test_endpoints_that_are_made_amid_events_miss_none(desk: Desk, receiver: Receiver) -> None:
+    """While others publish without a pause, each gets everything from one place on, once: no later than what was
+    published after the answer, and nothing that had its receipt before the endpoint was asked for."""
+    sequences: list[int] = []
+    by_event: dict[str, int] = {}
+    over = asyncio.Event()
+
+    async def publish() -> None:
+        while not over.is_set():
+            receipts = await desk.house.publish(*[desk.house.reservation() for _ in range(3)])
+            by_event.update({one["event_id"]: one["sequence"] for one in receipts})
+            sequences.extend(one["sequence"] for one in receipts)
+
+    made, begins = [], []
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(publish()) for _ in range(2)]
+        for number in range(10):
+            before = max(sequences, default=0)
+            made.append(await desk.create(receiver, "*", url=receiver.at(f"/{number}")))
+            (after,) = await desk.house.publish(desk.house.reservation())
+            by_event[after["event_id"]] = after["sequence"]
+            begins.append(range(before + 1, after["sequence"] + 1))
+        over.set()
+        await asyncio.gather(*tasks)
+    last = max(by_event.values())
+    for number, one in enumerate(made):
+        await desk.settled(one)
+        got = sorted(by_event[call.id] for call in receiver.calls if call.path == f"/{number}")
+        assert got == list(range(got[0], last + 1))
+        assert got[0] in begins[number]
+
+
 async def test_a_burst_into_many_entities_arrives_once_each_and_in_order(desk: Desk, receiver: Receiver) -> None:
     """While some of it fails: order holds within each entity, and nothing is lost."""
     made = await desk.create(receiver, "*")

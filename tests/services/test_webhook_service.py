@@ -88,9 +88,10 @@ async def _stored(shop: Shop, endpoint: Any, event_id: str, attempts: int) -> No
     """Until the outcome of an attempt is in the store, and its next one waited for."""
     due = int(shop.clock.now * 1000)
     async with asyncio.timeout(20):
-        while (found := (await shop.waiting(endpoint)).get(event_id)) is None or not (
-            found[0] == attempts and found[1] > due
-        ):
+        while True:
+            found = (await shop.waiting(endpoint)).get(event_id)
+            if found is not None and found[0] == attempts and found[1] > due:
+                return
             await asyncio.sleep(0.002)
 
 
