@@ -123,7 +123,7 @@ def set_(
         "rate_limit": rate_limit,
         "description": description,
     }
-    given = {name: value for name, value in values.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     given |= ({"patterns": None} if critical else {}) | ({"rate_limit": None} if no_rate_limit else {})
     if not given:
         options = "--to, --pattern, --critical, --payload, --rate-limit, --no-rate-limit or --description"

@@ -48,6 +48,7 @@ class Lane:
         self._keys: set[Key] = set()
         self._gone: set[Key] | None = None
         self._missed = False
+        self._scan = 0
         self.busy = 0
         """Attempts under way."""
         self.scanned = ZERO
@@ -100,13 +101,23 @@ class Lane:
             first.due_ms = due_ms
             self._wait(first)
 
-    def scanning(self) -> None:
-        """The store is being read: what is settled from now on may come back from it, and is to be passed over."""
+    def scanning(self) -> int:
+        """The store is being read: what is settled from now on may come back from it, and is to be passed over. The
+        number of the scan."""
         self._gone = set()
         self._missed = False
+        self._scan += 1
+        return self._scan
 
-    def scan_ended(self, reached: StreamId, *, more: bool) -> None:
+    def scanned_in(self, scan: int, delivery: Delivery) -> bool:
+        """Take a delivery that a scan found, as `offer` does; False too when the store is read from its beginning now,
+        and what was read before no longer counts."""
+        return scan == self._scan and self.offer(delivery)
+
+    def scan_ended(self, scan: int, reached: StreamId, *, more: bool) -> None:
         """It was read up to a place."""
+        if scan != self._scan:
+            return
         self._gone = None
         self.scanned = max(self.scanned, reached)
         self.more = more or self._missed
@@ -127,6 +138,9 @@ class Lane:
                 del self._lines[entity]
         self._ready.clear()
         self.scanned, self.more = ZERO, True
+        # Whoever is reading has begun behind what is to be read.
+        self._scan += 1
+        self._gone = None
 
     # -- attempting -----------------------------------------------------------------------------------------------
 

@@ -205,18 +205,18 @@ class WebhookService:
 
     async def _fill(self, lane: Lane) -> None:
         """Read on in the store, as far as there is room."""
-        lane.scanning()
+        scan = lane.scanning()
         reached, more = lane.scanned, True
         try:
             found = await self._queue.waiting(lane.endpoint.endpoint_id, lane.scanned, PAGE)
             more = len(found) >= PAGE
             for delivery in found:
-                if not lane.offer(delivery):
+                if not lane.scanned_in(scan, delivery):
                     more = True
                     break
                 reached = delivery.key.id
         finally:
-            lane.scan_ended(reached, more=more)
+            lane.scan_ended(scan, reached, more=more)
 
     async def _recover(self, fence: Fence, drive: _Drive) -> None:
         """Look through a page of what an endpoint is to be sent again."""

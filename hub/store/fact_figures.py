@@ -79,14 +79,14 @@ WHERE tenant_no = {tenant} AND first_day <= {end} GROUP BY 1
 # A room without a condition that was written down is in order.
 _CONDITIONS: Final = """
 WITH d(day, closes) AS (VALUES {closings}), r AS MATERIALIZED (
-  SELECT room_id, first_day FROM rooms WHERE tenant_no = {tenant} AND first_day <= {end} AND EXISTS (
+  SELECT room_id FROM rooms WHERE tenant_no = {tenant} AND first_day <= {end} AND EXISTS (
     SELECT 1 FROM room_conditions AS c WHERE c.tenant_no = {tenant} AND c.room_id = rooms.room_id)
 ), held AS (
   SELECT d.day AS day, (
     SELECT c.condition FROM room_conditions AS c
     WHERE c.tenant_no = {tenant} AND c.room_id = r.room_id AND c.at_ms < d.closes
     ORDER BY c.at_ms DESC, c.sequence DESC LIMIT 1) AS condition
-  FROM d JOIN r ON r.first_day <= d.day
+  FROM d CROSS JOIN r
 )
 SELECT day, condition, COUNT(*) AS n FROM held WHERE condition <> 'in_order' GROUP BY day, condition
 """

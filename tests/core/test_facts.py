@@ -124,6 +124,7 @@ def test_a_stay_from_booking_to_departure() -> None:
         ([CANCELLED], {"cancelled": 3}),
         ([booked(ms(3), "updated", status="cancelled")], {"cancelled": 3}),
         ([CANCELLED, booked(ms(4), "updated", status="cancelled")], {"cancelled": 3}),
+        ([CANCELLED, CAME, booked(ms(6), "updated", status="cancelled")], {"arrived": 5}),
         ([CANCELLED, booked(ms(4), "confirmed")], {}),
         ([desk("no_show", ms(6, 3))], {"no_show": 5}),
         ([booked(ms(7), "updated", status="no_show")], {"no_show": 5}),
@@ -145,7 +146,7 @@ def test_a_stay_from_booking_to_departure() -> None:
         ([CAME, desk("checked_out", ms(6)), CAME], {"arrived": 5, "departed": 6}),
         ([CAME, desk("checked_out", ms(6)), desk("checked_in", ms(7))], {"arrived": 5}),
     ],
-    ids=range(16),
+    ids=range(17),
 )  # fmt: skip
 def test_turns_of_a_reservation(events: list[Said], expected: dict[str, int]) -> None:
     """What happened to a reservation, and what was taken back."""

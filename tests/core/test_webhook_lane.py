@@ -26,8 +26,7 @@ def delivery(number: int, entity: str = "a", due_ms: int = 0, attempts: int = 0)
 def lane(*deliveries: Delivery, rate: int | None = None) -> Lane:
     """A lane that has looked into an empty store, and was then given these."""
     made = Lane(endpoint(rate_per_s=rate))
-    made.scanning()
-    made.scan_ended(ZERO, more=False)
+    made.scan_ended(made.scanning(), ZERO, more=False)
     for one in deliveries:
         made.offer_new(one)
     return made
@@ -101,10 +100,10 @@ def test_what_was_settled_while_the_store_was_read_does_not_come_back() -> None:
     it = lane(one)
     assert taken(it) == [1]
     it.more = True
-    it.scanning()
+    scan = it.scanning()
     it.settled(one)
-    assert it.offer(delivery(1))
-    it.scan_ended(StreamId(1, 0), more=False)
+    assert it.scanned_in(scan, delivery(1))
+    it.scan_ended(scan, StreamId(1, 0), more=False)
     assert taken(it) == []
 
 
@@ -151,6 +150,7 @@ class Working(RuleBasedStateMachine):
         self.number = 0
         self.now = 0
         self.page: list[Delivery] | None = None
+        self.scan_number = 0
         self.asked: list[str] = []
         self.lane = Lane(endpoint())
 
@@ -177,7 +177,7 @@ class Working(RuleBasedStateMachine):
     def scan(self) -> None:
         """The store is read."""
         if self.page is None and self.lane.wants_more:
-            self.lane.scanning()
+            self.scan_number = self.lane.scanning()
             self.page = self.copy([number for number in sorted(self.store) if number > self.lane.scanned.ms][:3])
 
     @rule()
@@ -187,11 +187,11 @@ class Working(RuleBasedStateMachine):
             return
         reached, more = self.lane.scanned, len(self.page) == 3
         for one in self.page:
-            if not self.lane.offer(one):
+            if not self.lane.scanned_in(self.scan_number, one):
                 more = True
                 break
             reached = one.key.id
-        self.lane.scan_ended(reached, more=more)
+        self.lane.scan_ended(self.scan_number, reached, more=more)
         self.page = None
 
     @rule(step=st.integers(0, 4))
@@ -238,9 +238,7 @@ class Working(RuleBasedStateMachine):
     @rule()
     def reloaded(self) -> None:
         """Something was written down behind its back."""
-        if self.page is None:
-            self.asked.clear()
-            self.lane.reload()
+        self.lane.reload()
 
     @invariant()
     def in_order(self) -> None:

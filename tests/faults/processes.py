@@ -95,9 +95,11 @@ class Keeper:
 
 
 class HubUnderTest:
-    """A hub on its own data directory and port, and its embedded server."""
+    """A hub on its own data directory and port, and its embedded server. `module` is what runs it."""
 
-    def __init__(self, directory: Path, fsync: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, directory: Path, fsync: str, environment: Mapping[str, str], *, module: str = "hub.cli.main"
+    ) -> None:
         self.directory = directory
         self.data_dir = directory / "data"
         self.port = free_port()
@@ -110,7 +112,7 @@ class HubUnderTest:
             "HUB_LOG_FORMAT": "json",
             "HUB_PUBLISH_PER_S": "100000",
         }
-        command = [sys.executable, "-m", "hub.cli.main", "serve"]
+        command = [sys.executable, "-m", module, "serve"]
         self.keeper = Keeper("hub", command, directory / "hub.log", clean | settings | dict(environment))
 
     @property

@@ -125,6 +125,11 @@ class Receiver:
         """Calls that nobody waited for."""
         return self.calls[self._taken :]
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing came at all."""
+        return not self.calls and not self.refused
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait, call by call, until something is so."""
         async with self._news:

@@ -26,7 +26,6 @@ from hub.store.runs import Run, RunFilter
 from schemas.cursor import ZERO
 
 TENANT = "t-1"
-DAY_S = 86_400
 
 
 class Bureau:
@@ -40,12 +39,13 @@ class Bureau:
         *,
         catch_up_days: int = 62,
         outstanding_s: float = 300,
-        systems: Systems = Systems(),
+        systems: Systems | None = None,
     ) -> None:
         self.rig = rig
         self.clock = clock
         self.runs = rig.store.runs
         self.tenants = Tenants(rig.log)
+        systems = systems or Systems()
         self.publisher = Publisher(rig.history, systems, rig.metrics, currency=self.tenants.currency)
         self.announcer = Announcer(self.publisher)
         self.keeper = FactKeeper(rig.store, self._calendar_of)

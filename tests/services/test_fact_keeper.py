@@ -225,6 +225,15 @@ async def test_it_begins_after_what_the_retention_removed(store: Store) -> None:
     assert (found.amount, found.created_day) == (2 * UNITS, DAY0 + 40)
 
 
+async def test_of_a_tenant_whose_events_all_expired_nothing_is_known(store: Store) -> None:
+    """The facts are true up to its end all the same."""
+    last = booked(2)
+    await archive(store, booked(1), last)
+    await store.archive.expire(last.id.ms + 40 * DAY)
+    assert await keeper(store).catch_up(TENANT) == Mark(EPOCH, 2, last.id)
+    assert await stays(store) == {}
+
+
 async def test_a_store_that_is_away_is_told_of_and_caught_up_later(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

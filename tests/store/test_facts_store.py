@@ -122,6 +122,10 @@ async def test_one_writer_gets_on(open_database: Open) -> None:
     assert await second.facts.stays(1, ["R1", "R2"]) == folding.stays
     with pytest.raises(Fenced):
         await second.facts.remove(1, places[1])
+    # One that was removing what another has removed and made anew in the meantime.
+    with pytest.raises(Fenced):
+        await second.facts.remove(1, places[2]._replace(timezone=""))
+    assert await second.facts.stays(1, ["R1"]) == folding.stays
     await second.facts.remove(1, places[2])
     assert await first.facts.reached(1) is None
     assert await first.facts.stays(1, ["R1"]) == {}
