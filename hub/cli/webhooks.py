@@ -202,6 +202,8 @@ def recover(
 
 
 def _path(id: str) -> str:
+    if not id.strip():
+        raise UsageError("the endpoint's id is empty", "`hub webhooks list` shows them")
     return f"webhooks/{segment(id)}"
 
 

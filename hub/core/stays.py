@@ -1,7 +1,6 @@
 """Stays, as reports count them: what the events of a reservation and of its check-in and check-out have said so far.
 
-`reservation` data is a merge patch; guests alone are said as a whole: adults and children together, at least one. Days
-are business days, as numbers (`hub.core.calendar.number_of`).
+`reservation` data is a merge patch. Days are business days, as numbers (`hub.core.calendar.number_of`).
 
 - It was booked on the day of its first event. It arrived on the day of the check-in that was said first, by the desk
   (the actual time, where there is one) or by the reservation; likewise it departed. One that departs and never arrived
@@ -50,7 +49,8 @@ class Stay(NamedTuple):
     currency: str | None
     """None: the tenant's."""
     amount: int
-    guests: int
+    adults: int
+    children: int
     created_day: int
     checkin_day: int
     checkout_day: int
@@ -58,6 +58,11 @@ class Stay(NamedTuple):
     departed_day: int | None = None
     cancelled_day: int | None = None
     no_show_day: int | None = None
+
+    @property
+    def guests(self) -> int:
+        """How many people; one at least."""
+        return max(1, self.adults + self.children)
 
     @property
     def end(self) -> int:
@@ -94,7 +99,7 @@ def folded(stay: Stay | None, said: Said, calendar: Calendar) -> Stay:
         One of `UNFIT`: the event is damaged.
     """
     if stay is None:
-        stay = Stay("", "", "", None, None, 0, 1, said.day, said.day, said.day)
+        stay = Stay("", "", "", None, None, 0, 0, 0, said.day, said.day, said.day)
     if said.type == "reservation":
         return _moved(_patched(stay, said.data), said)
     return _at_the_desk(stay, said, calendar)
@@ -110,8 +115,6 @@ def _patched(stay: Stay, data: Mapping[str, Any]) -> Stay:
     for field in ("checkin_day", "checkout_day"):
         if changes.get(field, 0) is None:
             del changes[field]
-    if "adults" in data or "children" in data:
-        changes["guests"] = max(1, _count(data.get("adults")) + _count(data.get("children")))
     return stay._replace(**changes)
 
 
@@ -237,9 +240,7 @@ def _price(value: int | float) -> int:
     return found
 
 
-def _count(value: int | None) -> int:
-    if value is None:
-        return 0
+def _count(value: int) -> int:
     if type(value) is not int or not 0 <= value <= 999:
         raise ValueError(value)
     return value
@@ -264,6 +265,8 @@ _PATCHES: Final[Mapping[str, tuple[str, Any]]] = {
     "channel": ("channel", _code),
     "currency": ("currency", currency_code),
     "total_amount": ("amount", _price),
+    "adults": ("adults", _count),
+    "children": ("children", _count),
     "checkin_date": ("checkin_day", _day),
     "checkout_date": ("checkout_day", _day),
 }
@@ -273,6 +276,8 @@ _REMOVED: Final[Mapping[str, Any]] = {
     "channel": None,
     "currency": None,
     "amount": 0,
+    "adults": 0,
+    "children": 0,
     # There is no stay without them: they are left as they were.
     "checkin_day": None,
     "checkout_day": None,

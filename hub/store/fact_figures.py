@@ -30,8 +30,8 @@ from schemas.types import MONEY_DECIMALS
 # to know each parameter's width. `mine` and `d` are stays and days; a stay takes the days from `a` to `z`.
 _STAYS: Final = """
 WITH mine AS MATERIALIZED (
-  SELECT room_type, origin, channel, currency, guests, status, created_day, checkin_day, checkout_day, arrived_day,
-    departed_day, cancelled_day, no_show_day,
+  SELECT room_type, origin, channel, currency, adults, children, status, created_day, checkin_day, checkout_day,
+    arrived_day, departed_day, cancelled_day, no_show_day,
     CASE WHEN currency IS NULL OR currency = :currency THEN amount ELSE 0 END AS amount,
     arrived_day AS a,
     CASE WHEN COALESCE(departed_day, checkout_day) > arrived_day THEN COALESCE(departed_day, checkout_day) - 1
@@ -49,7 +49,7 @@ FROM mine JOIN d ON d.day BETWEEN a AND z
 WHERE a <= {end} AND z >= {start}
 GROUP BY d.day, origin, channel, room_type
 UNION ALL
-SELECT 'guests', 0, currency, NULL, NULL, SUM(guests), 0, 0
+SELECT 'guests', 0, currency, NULL, NULL, SUM(CASE WHEN adults + children < 1 THEN 1 ELSE adults + children END), 0, 0
 FROM mine WHERE a <= {end} AND z >= {start} GROUP BY currency
 UNION ALL
 SELECT 'arrival', arrived_day, NULL, NULL, NULL, COUNT(*),

@@ -140,11 +140,14 @@ class TestTenants:
         hub.publish(range(3), "lisbon")
         line = hub.call("tenants", "set", "lisbon", "--name", "Cidade", "--rollover-hour", "4").stdout.splitlines()[1]
 
-        assert (first["currency"], first["rollover_hour"]) == ("EUR", 5)
-        assert line.split("\t") == ["lisbon", "Cidade", "EUR", "Europe/Lisbon", "4"]
+        roomy = hub.json("tenants", "set", "lisbon", "--rooms", "226")
+
+        assert (first["currency"], first["rollover_hour"], first["rooms"]) == ("EUR", 5, None)
+        assert line.split("\t") == ["lisbon", "Cidade", "EUR", "Europe/Lisbon", "4", ""]
+        assert (roomy["name"], roomy["rooms"]) == ("Cidade", 226)
         [found] = [one for one in hub.json("tenants", "list")["tenants"] if one["tenant_id"] == "lisbon"]
         assert (found["name"], found["sequence"]) == ("Cidade", 3)
-        assert "lisbon\tCidade\tEUR\tEurope/Lisbon\t4\t3" in hub.call("tenants", "list").stdout.splitlines()
+        assert "lisbon\tCidade\tEUR\tEurope/Lisbon\t4\t226\t3" in hub.call("tenants", "list").stdout.splitlines()
 
     @pytest.mark.parametrize(
         "options", [("--currency", "euro"), ("--timezone", "Lisbon"), ("--name", "x" * 201)], ids=lambda one: one[0]

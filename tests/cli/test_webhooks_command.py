@@ -190,7 +190,7 @@ def test_what_makes_no_sense_is_said(outward: HubProcess) -> None:
         (("create", "https://93.184.215.14/", "--system", "hotel-pms"), 1, "tenant_id"),
         (("show", ".."), 1, "there is no webhook endpoint .."),
         (("show", "../events"), 1, "there is no"),
-        (("show", ""), 1, "there is no"),
+        (("delete", ""), 2, "id is empty"),
         (("show", "00000000-0000-7000-8000-000000000000"), 1, "there is no webhook endpoint"),
         (("test", "nothing"), 1, "there is no webhook endpoint"),
         (("list", "--tenant", "no tenant"), 0, ""),

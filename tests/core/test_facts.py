@@ -160,7 +160,7 @@ def test_a_patch_leaves_what_it_does_not_say() -> None:
     )
     assert (stay.channel, stay.currency, stay.guests, stay.room_type) == (None, "JPY", 3, "twin")
     stay = stay_of(booked(), said("reservation", "updated", ms(1), checkin_date=None, total_amount=None, children=0))
-    assert (stay.checkin_day, stay.amount, stay.guests) == (DAY0 + 5, 0, 1)
+    assert (stay.checkin_day, stay.amount, stay.guests) == (DAY0 + 5, 0, 2)
 
 
 @pytest.mark.parametrize(

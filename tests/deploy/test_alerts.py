@@ -31,7 +31,8 @@ def known_series() -> dict[str, set[str]]:
     metrics = vars(Metrics(CollectorRegistry()))
     found: dict[str, set[str]] = {}
     for metric in metrics.values():
-        name, labels = metric._name, set(metric._labelnames)
+        # Prometheus has a `job` of its own, and keeps a metric's under another name.
+        name, labels = metric._name, {"exported_job" if label == "job" else label for label in metric._labelnames}
         if isinstance(metric, Counter):
             found[f"{name}_total"] = labels
         elif isinstance(metric, Histogram):
