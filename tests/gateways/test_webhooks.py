@@ -288,6 +288,37 @@ async def test_endpoints_that_are_made_amid_events_miss_none(desk: Desk, receive
         assert got[0] in begins[number]
 
 
+async def test_an_endpoint_may_be_made_on_a_hub_that_sends_nothing(
+    outward: Callable[..., Any], receiver: Receiver, tmp_path: Path
+) -> None:
+    """Another one sends, and learns of it later: what was published right after the answer arrives all the same, when
+    it is made and when it is enabled, and nothing from before."""
+    data_dir = tmp_path / "hub"
+    async with outward(data_dir=data_dir) as house:
+        sending = Desk(house)
+        # Somebody is served there, so the stream is looked through as it comes.
+        await sending.create(receiver, "*", url=receiver.at("/first"))
+        async with outward(data_dir=data_dir, redis_url=house.hub.url, roles=("gateway",)) as beside:
+            desk = Desk(beside)
+            for number in range(3):
+                path = f"/{number}"
+
+                def got(path: str = path) -> list[str]:
+                    return [call.id for call in receiver.calls if call.path == path]
+
+                await beside.publish(arrival("R1"))
+                made = await desk.create(receiver, url=receiver.at(path))
+                sent = ids(await beside.publish(arrival("R1")))
+                await receiver.until(lambda: len(got()) == 1)
+                await sending.change(made, state="disabled")
+                await beside.publish(arrival("R1"))
+                await desk.change(made, state="enabled")
+                sent += ids(await beside.publish(arrival("R1")))
+                await receiver.until(lambda: len(got()) == 2)
+                await sending.settled(made)
+                assert got() == sent
+
+
 async def test_a_burst_into_many_entities_arrives_once_each_and_in_order(desk: Desk, receiver: Receiver) -> None:
     """While some of it fails: order holds within each entity, and nothing is lost."""
     made = await desk.create(receiver, "*")
@@ -646,6 +677,29 @@ async def test_a_replay_fires_no_webhook_that_it_does_not_name(desk: Desk, recei
     assert (await receiver.next()).id == later["event_id"]
     await desk.settled(made)
     assert sorted(told(receiver.calls)) == sorted(ids([*receipts, later]))
+
+
+async def test_a_replay_to_a_webhook_is_marked(desk: Desk, receiver: Receiver, other: Receiver) -> None:
+    """It sends to the endpoint that it names, by the same ids, and to no other."""
+    made = await desk.create(receiver, "*")
+    beside = await desk.create(other, "*")
+    publish, reservation = desk.house.publish, desk.house.reservation
+    receipts = await publish(*[reservation("R1", action="updated") for _ in range(3)])
+    await receiver.take(3)
+    await other.take(3)
+    asked = {"target": {"webhook": made["id"]}, "speed": "full", "tenants": ["default"]}
+    answer = await desk.house.http.post("/replays", json=asked, headers=desk.house.headers(**OPS))
+    assert answer.status_code == 201, answer.text
+    calls = await receiver.take(3)
+    assert told(calls) == ids(receipts)
+    assert {call.headers["hub-replay"] for call in calls} == {answer.json()["replay_id"]}
+    (later,) = await publish(reservation("R1", action="updated"))
+    call = await receiver.next()
+    assert (call.id, "hub-replay" in call.headers) == (later["event_id"], False)
+    await other.next()
+    for one in (made, beside):
+        await desk.settled(one)
+    assert receiver.untaken == other.untaken == []
 
 
 async def test_what_is_owed_outlives_the_hub(outward: Callable[..., Any], receiver: Receiver, tmp_path: Path) -> None:

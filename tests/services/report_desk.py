@@ -26,6 +26,7 @@ from hub.store.runs import Run, RunFilter
 from schemas.cursor import ZERO
 
 TENANT = "t-1"
+TOKYO, LISBON = ZoneInfo("Asia/Tokyo"), ZoneInfo("Europe/Lisbon")
 
 
 class Bureau:
@@ -147,3 +148,32 @@ def reservation(id: str, checkin: str, checkout: str, amount: int, **more: Any) 
         "origin": "phone",
     }
     return {"type": "reservation", "action": "created", "data": data | more}
+
+
+def local(text: str, zone: ZoneInfo = TOKYO) -> float:
+    """A time on a property's wall, Unix seconds."""
+    return datetime.fromisoformat(text).replace(tzinfo=zone).timestamp()
+
+
+def clock_at(text: str, zone: ZoneInfo = TOKYO) -> Clock:
+    """A clock that stands there."""
+    clock = Clock()
+    clock.now = local(text, zone)
+    return clock
+
+
+def counted(rig: Rig, job: str, outcome: str) -> float:
+    """How many runs came to that."""
+    return float(rig.metrics.batch_runs.labels(job, outcome)._value.get())
+
+
+class Hung:
+    """A step that a hub comes to and never gets over."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+
+    async def __call__(self, *_: Any, **__: Any) -> Any:
+        """Hang."""
+        self.reached.set()
+        await asyncio.Event().wait()
