@@ -340,6 +340,7 @@ class Hub:
             self.metrics,
             own_jobs({name: (job.cron, job.report) for name, job in settings.jobs.items()}),
             catch_up_days=settings.catch_up_days,
+            keep_days=settings.archive_days,
         )
         if self._primary and "scheduler" in settings.roles:
             leadership = Leadership(self.store, SCHEDULER, recorder.hub, scheduler.work)

@@ -38,6 +38,7 @@ LEASE: Final = "scheduler"
 LONGEST_SLEEP_S: Final = 30.0
 """Clocks are moved, tenants described and events published meanwhile."""
 LATE_EVERY_S: Final = 60.0
+EXPIRE_EVERY_S: Final = 3600.0
 DELIVERIES_EVERY_S: Final = 30.0
 TURN: Final = 10
 """Runs of one tenant before it is the next one's turn."""
@@ -89,6 +90,7 @@ class Scheduler:
         own: Sequence[Job] = (),
         *,
         catch_up_days: int,
+        keep_days: int = 400,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -100,13 +102,14 @@ class Scheduler:
         self._metrics = metrics
         self._own = tuple(own)
         self._catch_up_ms = catch_up_days * 86_400_000
+        self._keep_ms = max(keep_days, catch_up_days) * 86_400_000
         self._wall = wall
         self._sleep = sleep
         self._next: dict[tuple[str, str], _Next] = {}
         self._nearest_ms = 0
         self._waits: dict[tuple[str, str], int] = {}
         """Until when (Unix ms) a job of a tenant is not tried again."""
-        self._late_at = self._deliveries_at = 0.0
+        self._late_at = self._deliveries_at = self._expired_at = 0.0
         self._looked: dict[str, int] = {}
         """By tenant, the last event up to which late ones were looked for."""
 
@@ -156,6 +159,9 @@ class Scheduler:
         if self._is_time(self._deliveries_at, DELIVERIES_EVERY_S):
             await self._deliveries.round(fence)
             self._deliveries_at = self._wall()
+        if self._is_time(self._expired_at, EXPIRE_EVERY_S):
+            await self._runs.expire(now - self._keep_ms, fence)
+            self._expired_at = self._wall()
         return 0.0 if more else self._until_next()
 
     @staticmethod

@@ -13,7 +13,7 @@ from datetime import date
 from typing import Any, Final, Literal, cast
 
 import orjson
-from sqlalchemy import Select, and_, func, or_, select, update
+from sqlalchemy import Select, and_, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -194,6 +194,13 @@ class Runs:
         async with self._database.writing() as connection:
             await fence.check(connection)
             await connection.execute(update(report_runs).where(report_runs.c.run_id == run_id).values(**values))
+
+    async def expire(self, before_ms: int, fence: Fence) -> int:
+        """Remove runs that were due before a time (Unix ms) and are over; how many."""
+        old = delete(report_runs).where(report_runs.c.due_ms < before_ms, report_runs.c.state != "running")
+        async with self._database.writing() as connection:
+            await fence.check(connection)
+            return (await connection.execute(old)).rowcount
 
     @staticmethod
     async def _check(connection: AsyncConnection, fence: Fence | None) -> None:

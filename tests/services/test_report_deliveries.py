@@ -155,6 +155,29 @@ async def test_a_target_whose_group_gave_it_up_is_reminded_too(bureau: Bureau, r
     assert "see its dead letters" in notice.event["data"]["message"]
 
 
+async def test_a_target_that_was_given_up_stays_so(bureau: Bureau, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another one, whose consumer group gave the report up late, still has its time."""
+    publish, alarms = bureau.announcer.publish, 0
+
+    async def count(tenant_id: str, event: Any) -> Any:
+        nonlocal alarms
+        alarms += event["action"] == "alarm"
+        return await publish(tenant_id, event)
+
+    monkeypatch.setattr(bureau.announcer, "publish", count)
+    await answer(bureau, run, SAAS)
+    for number, time_ in enumerate((1, 6, 24)):
+        await look(bureau, run, time_ * OUTSTANDING_S + 1 + number)
+    await answer(bureau, run, SAAS, "dead_lettered")
+    for late in (25.1, 25.2, 30.2):
+        found = await look(bureau, run, late * OUTSTANDING_S)
+        assert found.deliveries[MEMBER]["status"] == "failed"
+        assert not found.settled
+
+    assert (found.deliveries[MEMBER]["reminders"], found.deliveries[SAAS]["reminders"]) == (3, 2)
+    assert alarms == 1
+
+
 async def test_after_an_outage_reminders_do_not_come_at_once(bureau: Bureau, run: Run) -> None:
     """However late the first one is, the target has its time until the next."""
     await answer(bureau, run, SAAS)

@@ -173,6 +173,8 @@ async def test_a_lease_cannot_be_taken_between_check_and_commit(open_database: O
     one, other = await open_database(), await open_database()
     held = await Leases(one).take(NAME, "one", None)
     assert held is not None
+    # Its connection is there already.
+    assert await Leases(other).look(NAME) == held
     order = []
 
     async def take() -> None:
@@ -183,7 +185,7 @@ async def test_a_lease_cannot_be_taken_between_check_and_commit(open_database: O
         await Fence(NAME, held.fence).check(connection)
         taking = asyncio.create_task(take())
         # Long enough for it to come as far as it can: it waits in the database.
-        for _ in range(20):
+        for _ in range(200):
             await connection.execute(text("SELECT 1"))
         await connection.execute(insert(report_marks).values(tenant_id="t", job="in-time", due_ms=1))
         order.append("written")

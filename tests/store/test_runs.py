@@ -297,3 +297,16 @@ async def test_the_table_refuses_a_second_run_of_a_firing(database: Database, ru
             f"INSERT INTO report_runs ({columns}, deliveries, settled) "
             f"SELECT 'another', {columns.partition(', ')[2]}, deliveries, settled FROM report_runs",
         )
+
+
+async def test_old_runs_are_removed(runs: Runs) -> None:
+    """Those that are over; the marks stay, so that nothing fires again."""
+    old, newer = firing(), firing(NOW + 2000)
+    await done(runs, old, 1)
+    await done(runs, newer, 2)
+    await runs.begin(firing(NOW, "weekly"), NOW, FENCE, marks=True)
+    with pytest.raises(LeaseLost):
+        await runs.expire(NOW + 1000, Fence("scheduler", 9))
+    assert await runs.expire(NOW + 1000, FENCE) == 1
+    assert sorted(run.job for run in await runs.listed(RunFilter(), 9)) == ["daily", "weekly"]
+    assert await runs.marks() == {"t": {"daily": NOW + 2000}}
