@@ -51,6 +51,8 @@ class Lane:
         self._scan = 0
         self.busy = 0
         """Attempts under way."""
+        self.paused = False
+        """Nothing is attempted: earlier deliveries are still being looked for."""
         self.scanned = ZERO
         """Up to here everything in the store was looked at."""
         self.more = True
@@ -148,7 +150,7 @@ class Lane:
         """The next delivery that may be attempted now; it is under way until `settled`, `again` or `left`."""
         while self._ready and not self._is_next(self._ready[0]):
             heapq.heappop(self._ready)
-        if not self._ready or self._ready[0][0] > now_ms or self.busy >= MAX_PARALLEL or not self.endpoint.enabled:
+        if not self._ready or self._ready[0][0] > now_ms or self.busy >= MAX_PARALLEL or self._rests:
             return None
         if not self.breaker.allows(now_ms) or self._bucket.wait_ms(now_ms):
             return None
@@ -160,6 +162,10 @@ class Lane:
         self._bucket.take()
         return line.held[0]
 
+    @property
+    def _rests(self) -> bool:
+        return self.paused or not self.endpoint.enabled
+
     def _is_next(self, item: tuple[int, StreamId, str]) -> bool:
         due_ms, id, entity = item
         line = self._lines.get(entity)
@@ -170,7 +176,7 @@ class Lane:
 
     def wait_ms(self, now_ms: int) -> int | None:
         """How long until something may be attempted; None: until something happens."""
-        if not self._ready or self.busy >= MAX_PARALLEL or not self.endpoint.enabled:
+        if not self._ready or self.busy >= MAX_PARALLEL or self._rests:
             return None
         if not self.breaker.allows(now_ms) and now_ms >= self.breaker.open_until_ms:
             return None

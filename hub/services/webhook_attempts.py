@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 import orjson
 import structlog
 
-from hub.core.entry import Entry
+from hub.core.entry import NOT_AN_EVENT, Entry
 from hub.core.webhook_lane import Lane
 from hub.core.webhooks import GIVE_UP_MS, Delivery, Endpoint, next_due, thin
 from hub.log.topology import RedisError
@@ -106,7 +106,12 @@ class Attempts:
             return
         delivery.attempts = attempt
         endpoint = lane.endpoint
-        headers, body = message(endpoint, entry, self._now_ms(), attempt, _named(delivery))
+        try:
+            headers, body = message(endpoint, entry, self._now_ms(), attempt, _named(delivery))
+        except NOT_AN_EVENT as error:
+            lane.breaker.left()
+            await self._give_up(lane, delivery, f"the event cannot be read: {type(error).__name__}", None)
+            return
         answer = await self._sender.send(endpoint.url, headers, body)
         self._metrics.webhook_attempts.labels(answer.kind).inc()
         if answer.kind == "delivered":

@@ -155,8 +155,10 @@ class WebhookService:
         versions = await self._webhooks.versions()
         new = [id for id, version in versions.items() if self._versions.get(id) != version]
         found = {one.endpoint_id: one for one in await self._webhooks.some(new)} if new else {}
+        new_ones = set()
         for endpoint in found.values():
             if endpoint.enabled and not endpoint.adopted:
+                new_ones.add(endpoint.endpoint_id)
                 found = found | {endpoint.endpoint_id: await self._adopt(endpoint, intake)}
         gone = [id for id in self._lanes if id not in versions or (id in found and not found[id].enabled)]
         for id in gone:
@@ -165,7 +167,7 @@ class WebhookService:
         self._versions = {id: found[id].version if id in found else version for id, version in versions.items()}
         for endpoint in found.values():
             if endpoint.enabled:
-                self._put(endpoint, attempts)
+                self._put(endpoint, attempts, paused=endpoint.endpoint_id in new_ones)
         self._by_tenant = {}
         for drive in self._lanes.values():
             self._by_tenant.setdefault(drive.lane.endpoint.tenant_id, []).append(drive.lane.endpoint)
@@ -183,15 +185,18 @@ class WebhookService:
         )
         return adopted or replace(endpoint, state="disabled")
 
-    def _put(self, endpoint: Endpoint, attempts: Attempts) -> None:
+    def _put(self, endpoint: Endpoint, attempts: Attempts, *, paused: bool) -> None:
+        """`paused`: what came before it was known here goes first."""
         drive = self._lanes.get(endpoint.endpoint_id)
         if drive is not None:
+            drive.lane.paused |= paused
             drive.lane.change(endpoint)
             # Something may have been written down for it behind this one's back, by a replay.
             drive.lane.reload()
             drive.wake()
             return
         drive = _Drive(Lane(endpoint), attempts, self._fill, self.now_ms, self._sleep)
+        drive.lane.paused = paused
         self._lanes[endpoint.endpoint_id] = drive
         drive.start()
 
@@ -225,6 +230,7 @@ class WebhookService:
         assert at is not None
         assert until is not None
         if await self._queue.held(endpoint.endpoint_id, RECOVERY) >= RECOVERY_HELD:
+            self._go_on(drive)
             return
         partition = self._history.partition(endpoint.tenant_id)
         entries = []
@@ -242,6 +248,8 @@ class WebhookService:
             drive.lane.change(replace(endpoint, recover=reached, until=now_at))
             if found:
                 drive.lane.reload()
+            if reached is None:
+                self._go_on(drive)
             drive.wake()
             if reached is not None:
                 self._changed.set()
@@ -249,6 +257,11 @@ class WebhookService:
             # It was asked for anew.
             self._versions.pop(endpoint.endpoint_id, None)
             self._changed.set()
+
+    @staticmethod
+    def _go_on(drive: _Drive) -> None:
+        drive.lane.paused = False
+        drive.wake()
 
 
 class _Drive:

@@ -370,3 +370,45 @@ async def test_the_group_is_where_the_intake_is(shop: Shop) -> None:
     async with asyncio.timeout(20):
         while await delivered() != str(last):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+async def test_what_came_before_an_endpoint_was_known_here_goes_first(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked for while later events of the same entity come: those wait."""
+    hub = await shop.hub()
+    other = await shop.endpoint("b")
+    working, shop.working = shop.working, []
+    endpoint = await shop.endpoint()  # made on another hub: this one has not looked yet
+    shop.working = working
+    first = await shop.publish()
+    await until(lambda: first in shop.endpoints.to(other.url))
+    read, later = shop.rig.history.read, asyncio.Event()
+
+    async def slowly(*arguments: Any, **more: Any) -> Any:
+        await later.wait()
+        return await read(*arguments, **more)
+
+    monkeypatch.setattr(shop.rig.history, "read", slowly)
+    looking = asyncio.create_task(hub.service.changed())
+    await until(lambda: any(one.endpoint_id == endpoint.endpoint_id for one in hub.service._by_tenant[TENANT]))
+    second = await shop.publish()
+    await until(lambda: second in shop.endpoints.to(other.url))
+    later.set()
+    await looking
+    await until(lambda: len(shop.endpoints.to(endpoint.url)) == 2)
+    assert shop.endpoints.to(endpoint.url) == [first, second]
+
+
+async def test_an_event_that_cannot_be_written_is_given_up(shop: Shop) -> None:
+    """Where a guest may stand in it that nobody can mask: its entity goes on."""
+    await shop.hub()
+    endpoint = await shop.endpoint(view="masked")
+    damaged = append(TENANT)
+    damaged = replace(damaged, head=damaged.head.replace(b'"data":{}', b'"data":[]'))
+    assert damaged.head.count(b'"data":[]') == 1
+    await shop.rig.log.submit(damaged)
+    event_id = await shop.publish()
+    await shop.received(1)
+    await shop.settled(endpoint)
+    assert shop.endpoints.to(endpoint.url) == [event_id]
