@@ -30,6 +30,8 @@ bench: .venv/dev
 	$(BIN)/hub bench catch-up
 	$(BIN)/hub bench replay
 	$(BIN)/hub bench lookups
+	$(BIN)/hub bench webhooks
+	$(BIN)/hub bench reports
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

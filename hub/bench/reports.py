@@ -7,6 +7,7 @@ import gc
 import heapq
 import random
 import sys
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -14,12 +15,18 @@ from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from zlib import crc32
 from zoneinfo import ZoneInfo
 
+import httpx
 import orjson
 import uvloop
 
-from hub.bench.figures import percentiles
+from hub.bench.figures import percentiles, ratio
+from hub.bench.memory import until_projected
+from hub.bench.raw import LoadError
+from hub.bench.runs import fanout
+from hub.bench.target import Target, own_hub
 from hub.cli.serve import SWITCH_INTERVAL_S
 from hub.core.calendar import Period, Report, month_of, opens_ms, period_of
 from hub.core.entry import Entry
@@ -35,6 +42,8 @@ ZONE: Final = "Asia/Tokyo"
 ROLLOVER_HOUR: Final = 5
 MONTH: Final = month_of(date(2026, 7, 1))
 _EPOCH: Final = 7
+_PARTITION: Final = crc32(TENANT.encode()) % 8
+"""Where a hub looks for it."""
 _BATCH: Final = 10_000
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
@@ -185,7 +194,7 @@ async def _run(url: str | None, data_dir: Path, events: int, times: int) -> dict
         begun = time.perf_counter()
         place, count = Place(0, ZERO), 0
         for page in _history(events):
-            await store.archive.write([Batch(0, place, page, _EPOCH, page[-1].id)])
+            await store.archive.write([Batch(_PARTITION, place, page, _EPOCH, page[-1].id)])
             place, count = Place(_EPOCH, page[-1].id), count + len(page)
         filled = time.perf_counter() - begun
 
@@ -223,12 +232,68 @@ async def _run(url: str | None, data_dir: Path, events: int, times: int) -> dict
         await store.aclose()
 
 
-def reports(directory: Path, settings: dict[str, str], *, events: int, times: int) -> dict[str, Any]:
-    """Facts and reports of a hotel with so many events in little more than a month, in a store of its own."""
+def reports(
+    directory: Path, settings: dict[str, str], *, events: int, times: int, subscribers: int, rate: float, seconds: float
+) -> dict[str, Any]:
+    """Facts and reports of a hotel with so many events in little more than a month, in a store of its own; and what so
+    many live subscribers notice of monthly reports made one after the other."""
     data_dir = directory / "data"
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     # As a hub runs, or what a full collection and a switch of threads take would be measured.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    return uvloop.run(_run(settings.get("HUB_STORE_URL"), data_dir, events, times))
+    found = uvloop.run(_run(settings.get("HUB_STORE_URL"), data_dir, events, times))
+    if subscribers:
+        live = {"subscribers": subscribers, "rate": rate, "seconds": seconds, "warm_s": 2.0, "event_bytes": 700}
+        found["live"] = _beside_live(directory, settings, live)
+    return found
+
+
+def _beside_live(directory: Path, settings: dict[str, str], live: dict[str, Any]) -> dict[str, Any]:
+    with own_hub(directory, settings) as hub:
+        until_projected(settings, directory)
+        quiet = fanout(hub, **live)
+        with _Reporting(hub) as reporting:
+            beside = fanout(hub, **live)
+    return {
+        "reports": len(reporting.taken_s),
+        "report_s": round(sorted(reporting.taken_s)[len(reporting.taken_s) // 2], 3),
+        "live_alone": {name: quiet[name] for name in ("deliveries_per_s", "p50_ms", "p99_ms")},
+        "live_beside_reports": {name: beside[name] for name in ("deliveries_per_s", "p50_ms", "p99_ms")},
+        "live_p99_ratio": ratio(beside["p99_ms"], quiet["p99_ms"]),
+    }
+
+
+class _Reporting:
+    """Asks a hub for one monthly report after the other, in a thread, as long as the block runs."""
+
+    def __init__(self, hub: Target) -> None:
+        self._hub = hub
+        self._thread = threading.Thread(target=self._run, name="reporting")
+        self._over = threading.Event()
+        self.taken_s: list[float] = []
+        self._refused = ""
+
+    def __enter__(self) -> _Reporting:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        if self._refused:
+            raise LoadError(f"a report was not made: {self._refused}")
+
+    def _run(self) -> None:
+        asked = {"tenant": TENANT, "report": "monthly_report", "date": MONTH.start.isoformat()}
+        url = f"http://{self._hub.host}:{self._hub.port}/api/v1/reports/run"
+        headers = {"Authorization": f"Bearer {self._hub.all_tenants}"}
+        with httpx.Client(headers=headers, timeout=120) as client:
+            while not self._over.is_set():
+                begun = time.perf_counter()
+                answer = client.post(url, json=asked)
+                if answer.status_code != 201:
+                    self._refused = answer.text[:500]
+                    return
+                self.taken_s.append(time.perf_counter() - begun)

@@ -284,15 +284,17 @@ def reports(
         int, typer.Option(help="Events of the hotel, in little more than a month", min=10_000)
     ] = 2_000_000,
     times: Annotated[int, typer.Option(help="Reports of each kind", min=1)] = 5,
+    subscribers: Annotated[int, typer.Option(help="Live subscribers beside; 0: none", min=0)] = 500,
+    rate: Annotated[float, typer.Option(help="Live events a second", min=1)] = 100,
+    seconds: Annotated[float, typer.Option(min=1)] = 20,
     store: Annotated[str | None, typer.Option("--store-url", help="An empty database; SQLite if left out")] = None,
 ) -> None:
-    """A large hotel's facts, events a second, and its reports: how long each takes, and how long the loop is held."""
+    """A large hotel's facts, events a second, and its reports: how long each takes, and what live subscribers notice of
+    monthly ones."""
     from hub.bench import reports as measured
 
-    _remember(
-        "reports",
-        lambda directory: measured.reports(directory, _stored(store), events=events, times=times),
-    )
+    several = {"events": events, "times": times, "subscribers": subscribers, "rate": rate, "seconds": seconds}
+    _remember("reports", lambda directory: measured.reports(directory, _stored(store), **several))  # type: ignore[arg-type]
 
 
 def _stored(store: str | None) -> dict[str, str]:

@@ -34,9 +34,9 @@ from .publishers import HttpPublisher
 TENANTS: Final = ("default", "naha")
 ASKED: Final = {"steady": "reservation.*", "flaky": "reservation.*", "slow": "*", "picky": "reservation.created"}
 """The kinds of endpoints, and what each asks for. Every tenant has one of each."""
-_SLOW_S: Final = 0.1
+_SLOW_S: Final = 0.05
 _FAILS_EVERY: Final = 3
-_SCHEDULE: Final = ",".join(["0.2"] * 100)
+_SCHEDULE: Final = ",".join(["0.1"] * 100)
 """Long enough that nothing is given up, which would be neither lost nor delivered."""
 _PROGRESS_S: Final = 40.0
 
@@ -49,7 +49,7 @@ class Plan:
 
     victims: Sequence[Victim] = ("hub",) * 10
     seed: int = 1
-    rate: float = 40.0
+    rate: float = 30.0
     store: Literal["sqlite", "postgres"] = "sqlite"
 
 
@@ -312,7 +312,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=40.0, help="events a second")
+    parser.add_argument("--rate", type=float, default=30.0, help="events a second")
     parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite", help="where the events are kept")
     asked = parser.parse_args(arguments)
     chance = random.Random(f"{asked.seed}/victims")
