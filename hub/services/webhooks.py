@@ -80,7 +80,8 @@ class WebhookService:
     async def changed(self) -> None:
         """An endpoint was changed by this process: returns when that has taken effect, if it is for this one."""
         if self.working:
-            seen = self._seen = asyncio.Event()
+            # All who wait for the look that begins next share its event.
+            seen = self._seen
             self._changed.set()
             await seen.wait()
 
@@ -96,13 +97,13 @@ class WebhookService:
         intake = self._make_intake(lambda: self._by_tenant, self._offer)
         self._lanes, self._by_tenant, self._versions = {}, {}, {}
         await intake.begin()
-        self.working = True
-        tasks = [
-            asyncio.create_task(journal.run(), name="webhook-journal"),
-            asyncio.create_task(self._follow(fence, intake, attempts), name="webhook-endpoints"),
-            asyncio.create_task(intake.run(fence), name="webhook-intake"),
-        ]
+        tasks = [asyncio.create_task(journal.run(), name="webhook-journal")]
         try:
+            # Before anything is looked through: where nobody asks for anything, events are passed over for good.
+            await self._look(intake, attempts)
+            self.working = True
+            tasks.append(asyncio.create_task(self._follow(fence, intake, attempts), name="webhook-endpoints"))
+            tasks.append(asyncio.create_task(intake.run(fence), name="webhook-intake"))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -130,8 +131,10 @@ class WebhookService:
             # What was changed before this look is seen by it.
             seen, self._seen = self._seen, asyncio.Event()
             self._changed.clear()
-            await self._look(intake, attempts)
-            seen.set()
+            try:
+                await self._look(intake, attempts)
+            finally:
+                seen.set()
             for drive in list(self._lanes.values()):
                 if drive.lane.endpoint.recover is not None and drive.lane.endpoint.until is not None:
                     await self._recover(fence, drive)

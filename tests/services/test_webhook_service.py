@@ -412,3 +412,25 @@ async def test_an_event_that_cannot_be_written_is_given_up(shop: Shop) -> None:
     await shop.received(1)
     await shop.settled(endpoint)
     assert shop.endpoints.to(endpoint.url) == [event_id]
+
+
+async def test_what_is_published_while_nobody_works_is_sent_later(shop: Shop) -> None:
+    """The next hub looks at the endpoints before it looks through anything."""
+    first = await shop.hub()
+    endpoint = await shop.endpoint()
+    before = await shop.publish()
+    await shop.received(1)
+    await shop.settled(endpoint)
+    await first.end()
+    missed = [await shop.publish(f"room:{number}") for number in range(5)]
+    shop.working.clear()
+    await shop.hub()
+    await shop.received(6)
+    assert sorted(shop.endpoints.to(endpoint.url)) == sorted([before, *missed])
+
+
+async def test_many_changes_at_once_are_all_answered(shop: Shop) -> None:
+    """Whoever waits for a look that was under way waits for the next one."""
+    hub = await shop.hub()
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(hub.service.changed() for _ in range(10)), shop.endpoint(), shop.endpoint("b"))
