@@ -16,7 +16,7 @@ from schemas.cursor import ZERO, StreamId
 MAX_PARALLEL: Final = 8
 """Attempts at one endpoint at a time."""
 MAX_ENTITIES: Final = 2000
-MAX_EACH: Final = 8
+MAX_EACH: Final = 16
 """Deliveries of one entity in memory."""
 
 

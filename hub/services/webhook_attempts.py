@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -13,7 +14,7 @@ import orjson
 import structlog
 
 from hub.core.entry import NOT_AN_EVENT, Entry
-from hub.core.webhook_lane import Lane
+from hub.core.webhook_lane import MAX_EACH, Lane
 from hub.core.webhooks import GIVE_UP_MS, Delivery, Endpoint, next_due, thin
 from hub.log.topology import RedisError
 from hub.security.webhook_signatures import signature_header
@@ -31,7 +32,10 @@ HELD_UP_MS: Final = 1000
 """An attempt that could not be made, for our own reasons, is looked at again after so long."""
 SUCCESS_NOTED_MS: Final = 60_000
 NAMESPACE: Final = UUID("b7a9c0d2-6d0e-5f0a-9a3c-0f6d8f1f2a11")
-CHUNK: Final = 8
+CHUNK: Final = MAX_EACH
+"""Deliveries of an entity that are read from the store at a time."""
+REMEMBERED: Final = 500
+"""Events read from the history: the next endpoint may be owed the same one."""
 
 log = structlog.get_logger("hub.webhooks")
 
@@ -84,6 +88,7 @@ class Attempts:
         self._schedule = schedule
         self._wall = wall
         self._spread = spread
+        self._read: OrderedDict[tuple[str, str], Entry] = OrderedDict()
 
     def _now_ms(self) -> int:
         return int(self._wall() * 1000)
@@ -122,9 +127,16 @@ class Attempts:
     async def _entry(self, delivery: Delivery) -> Entry | None:
         entry = delivery.entry
         if entry is None:
-            entry = await self._history.at(delivery.tenant_id, delivery.key.id)
-            if entry is None or entry.event_id != delivery.event_id:
-                entry = await self._history.find(delivery.tenant_id, delivery.event_id)
+            key = (delivery.tenant_id, delivery.event_id)
+            entry = self._read.get(key)
+            if entry is None:
+                entry = await self._history.at(delivery.tenant_id, delivery.key.id)
+                if entry is None or entry.event_id != delivery.event_id:
+                    entry = await self._history.find(delivery.tenant_id, delivery.event_id)
+                if entry is not None:
+                    self._read[key] = entry
+                    if len(self._read) > REMEMBERED:
+                        self._read.popitem(last=False)
         delivery.entry = entry
         return entry if entry is not None and entry.readable else None
 
