@@ -289,11 +289,12 @@ class Hub:
         service = WebhookService(
             self.history,
             self.metrics,
-            lambda endpoints, offer: Intake(
+            lambda endpoints, served, offer: Intake(
                 self.history,
                 self.dispatcher,
                 self.store.webhook_queue,
                 endpoints,
+                served,
                 offer,
                 batch_due,
                 now_ms=service.now_ms,

@@ -1,7 +1,8 @@
 """What one endpoint is owed, as far as it is in memory: in order within each entity, the entities beside each other.
 
 Of each entity a few deliveries are held, of an endpoint a few thousand entities; what else there is stays in the store
-until there is room. So an entity that fails for days holds back its own events and nothing else, however many they are.
+until there is room. Of an entity whose next attempt is far off only that is held. So an entity that fails for days
+holds back its own events and nothing else, however many they are, and however many such entities there are.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ from schemas.cursor import ZERO, StreamId
 MAX_PARALLEL: Final = 8
 """Attempts at one endpoint at a time."""
 MAX_ENTITIES: Final = 2000
+"""Entities with deliveries in memory."""
 MAX_EACH: Final = 16
 """Deliveries of one entity in memory."""
+PARK_MS: Final = 60_000
+"""An entity whose first delivery is due later than that is left to the store until then."""
+MAX_PARKED: Final = 200_000
+"""Entities of which no more is known than when they are due."""
 
 
 class _Line:
     """The deliveries of one entity, the oldest first."""
 
-    __slots__ = ("busy", "held", "missed", "whole")
+    __slots__ = ("busy", "held", "missed", "parked_ms", "untried", "whole")
 
     def __init__(self) -> None:
         self.held: deque[Delivery] = deque()
@@ -33,6 +39,10 @@ class _Line:
         """There are no later ones in the store."""
         self.missed = False
         """One was left to the store since it was asked for those that follow."""
+        self.parked_ms: int | None = None
+        """All of them are in the store alone, the first of them due then."""
+        self.untried = False
+        """While parked: its first waits for a batch, and was never attempted."""
 
 
 class Lane:
@@ -44,6 +54,8 @@ class Lane:
         self.breaker = Breaker()
         self._bucket = Bucket(endpoint.rate_per_s)
         self._lines: dict[str, _Line] = {}
+        self._parked: list[tuple[int, str]] = []
+        self._parked_lines = 0
         self._ready: list[tuple[int, StreamId, str]] = []
         self._keys: set[Key] = set()
         self._gone: set[Key] | None = None
@@ -68,40 +80,37 @@ class Lane:
 
     # -- filling --------------------------------------------------------------------------------------------------
 
-    def offer(self, delivery: Delivery) -> bool:
+    def offer(self, delivery: Delivery, now_ms: int) -> bool:
         """Take a delivery, or leave it to the store until its entity's turn comes; False when there is no room for
         another entity, and the store is to be read again from here."""
         if delivery.key in self._keys or (self._gone is not None and delivery.key in self._gone):
             return True
         line = self._lines.get(delivery.entity)
         if line is None:
-            if len(self._lines) >= MAX_ENTITIES:
+            parks = delivery.due_ms - now_ms > PARK_MS
+            if self._parked_lines >= MAX_PARKED if parks else self._active >= MAX_ENTITIES:
                 return False
             line = self._lines[delivery.entity] = _Line()
+            if parks:
+                self._park(delivery.entity, line, delivery)
+                return True
         if not line.whole or len(line.held) >= MAX_EACH:
             line.whole, line.missed = False, True
+            if line.parked_ms is not None and line.untried and delivery.due_ms < line.parked_ms:
+                line.parked_ms = delivery.due_ms
+                heapq.heappush(self._parked, (delivery.due_ms, delivery.entity))
             return True
         line.held.append(delivery)
         self._keys.add(delivery.key)
-        if len(line.held) == 1:
-            self._wait(delivery)
-        else:
-            self._release(line, delivery.due_ms)
+        self._line_up(line)
         return True
 
-    def offer_new(self, delivery: Delivery) -> None:
+    def offer_new(self, delivery: Delivery, now_ms: int) -> None:
         """The same for one that was written down just now: it is later than everything in the store."""
-        if self.more or not self.offer(delivery):
+        if self.more or not self.offer(delivery, now_ms):
             self.more = self._missed = True
         else:
             self.scanned = max(self.scanned, delivery.key.id)
-
-    def _release(self, line: _Line, due_ms: int) -> None:
-        """What waits for its schedule goes before what does not, for the order's sake."""
-        first = line.held[0]
-        if not line.busy and not first.attempts and first.due_ms > due_ms:
-            first.due_ms = due_ms
-            self._wait(first)
 
     def scanning(self) -> int:
         """The store is being read: what is settled from now on may come back from it, and is to be passed over. The
@@ -111,10 +120,10 @@ class Lane:
         self._scan += 1
         return self._scan
 
-    def scanned_in(self, scan: int, delivery: Delivery) -> bool:
+    def scanned_in(self, scan: int, delivery: Delivery, now_ms: int) -> bool:
         """Take a delivery that a scan found, as `offer` does; False too when the store is read from its beginning now,
         and what was read before no longer counts."""
-        return scan == self._scan and self.offer(delivery)
+        return scan == self._scan and self.offer(delivery, now_ms)
 
     def scan_ended(self, scan: int, reached: StreamId, *, more: bool) -> None:
         """It was read up to a place."""
@@ -127,7 +136,11 @@ class Lane:
     @property
     def wants_more(self) -> bool:
         """Whether it is time to look into the store."""
-        return self.more and len(self._lines) <= MAX_ENTITIES // 2
+        return self.more and self._active <= MAX_ENTITIES // 2
+
+    @property
+    def _active(self) -> int:
+        return len(self._lines) - self._parked_lines
 
     def reload(self) -> None:
         """Forget what is not under way: the store is to be read from its beginning."""
@@ -139,6 +152,8 @@ class Lane:
             if not kept:
                 del self._lines[entity]
         self._ready.clear()
+        self._parked.clear()
+        self._parked_lines = 0
         self.scanned, self.more = ZERO, True
         # Whoever is reading has begun behind what is to be read.
         self._scan += 1
@@ -162,6 +177,33 @@ class Lane:
         self._bucket.take()
         return line.held[0]
 
+    def due_again(self, now_ms: int) -> str | None:
+        """An entity that was left to the store and is due now: those that it has are to be offered with `refill`. None:
+        there is none, or no room."""
+        while self._parked and self._active < MAX_ENTITIES:
+            due_ms, entity = self._parked[0]
+            line = self._lines.get(entity)
+            if line is None or line.parked_ms != due_ms:
+                heapq.heappop(self._parked)
+            elif due_ms > now_ms:
+                break
+            else:
+                heapq.heappop(self._parked)
+                self._unpark(line)
+                return entity
+        return None
+
+    def _park(self, entity: str, line: _Line, first: Delivery) -> None:
+        self._keys.difference_update(one.key for one in line.held)
+        line.held.clear()
+        line.whole, line.parked_ms, line.untried = False, first.due_ms, not first.attempts
+        self._parked_lines += 1
+        heapq.heappush(self._parked, (first.due_ms, entity))
+
+    def _unpark(self, line: _Line) -> None:
+        line.parked_ms, line.missed = None, False
+        self._parked_lines -= 1
+
     @property
     def _rests(self) -> bool:
         return self.paused or not self.endpoint.enabled
@@ -175,12 +217,18 @@ class Lane:
         return (first.due_ms, first.key.id) == (due_ms, id)
 
     def wait_ms(self, now_ms: int) -> int | None:
-        """How long until something may be attempted; None: until something happens."""
-        if not self._ready or self.busy >= MAX_PARALLEL or self._rests:
+        """How long until something may be attempted or is due again; None: until something happens."""
+        if self._rests:
             return None
-        if not self.breaker.allows(now_ms) and now_ms >= self.breaker.open_until_ms:
-            return None
-        return max(1, self._ready[0][0] - now_ms, self._bucket.wait_ms(now_ms), self.breaker.open_until_ms - now_ms)
+        waits = []
+        if self._ready and self.busy < MAX_PARALLEL:
+            allowed = self.breaker.allows(now_ms) or now_ms < self.breaker.open_until_ms
+            if allowed:
+                ready = self._ready[0][0] - now_ms
+                waits.append(max(ready, self._bucket.wait_ms(now_ms), self.breaker.open_until_ms - now_ms))
+        if self._parked and self._active < MAX_ENTITIES:
+            waits.append(self._parked[0][0] - now_ms)
+        return max(1, min(waits)) if waits else None
 
     def settled(self, delivery: Delivery) -> bool:
         """It is delivered or given up; True when the store may have later ones of its entity, which are to be offered
@@ -191,7 +239,7 @@ class Lane:
         if self._gone is not None:
             self._gone.add(delivery.key)
         if line.held:
-            self._wait(line.held[0])
+            self._line_up(line)
             return False
         if line.whole:
             del self._lines[delivery.entity]
@@ -203,7 +251,7 @@ class Lane:
         """The next ones of an entity, from the store. `whole`: there are no others. True when the store is to be asked
         again: it was written to meanwhile."""
         line = self._lines.get(entity)
-        if line is None or line.held:
+        if line is None or line.held or line.parked_ms is not None:
             return False
         for delivery in deliveries:
             if delivery.key not in self._keys:
@@ -211,7 +259,7 @@ class Lane:
                 self._keys.add(delivery.key)
         line.whole = whole and not line.missed
         if line.held:
-            self._wait(line.held[0])
+            self._line_up(line)
             return False
         if line.whole:
             del self._lines[entity]
@@ -219,16 +267,21 @@ class Lane:
         line.missed = False
         return True
 
-    def again(self, delivery: Delivery, due_ms: int) -> None:
+    def again(self, delivery: Delivery, due_ms: int, now_ms: int) -> None:
         """It failed, and is due again then."""
-        self._end(delivery)
+        line = self._end(delivery)
         delivery.due_ms = due_ms
-        self._wait(delivery)
+        if due_ms - now_ms > PARK_MS and self._parked_lines < MAX_PARKED:
+            self._park(delivery.entity, line, delivery)
+        else:
+            self._line_up(line)
 
     def left(self, delivery: Delivery, due_ms: int) -> None:
         """It was not attempted after all."""
         self.breaker.left()
-        self.again(delivery, due_ms)
+        line = self._end(delivery)
+        delivery.due_ms = due_ms
+        self._line_up(line, let_go=False)
 
     def _end(self, delivery: Delivery) -> _Line:
         line = self._lines[delivery.entity]
@@ -236,8 +289,15 @@ class Lane:
         self.busy -= 1
         return line
 
-    def _wait(self, delivery: Delivery) -> None:
-        heapq.heappush(self._ready, (delivery.due_ms, delivery.key.id, delivery.entity))
+    def _line_up(self, line: _Line, *, let_go: bool = True) -> None:
+        """Its first waits to be taken. One that waits for a batch does not hold up one that does not: the order counts
+        more."""
+        if line.busy:
+            return
+        first = line.held[0]
+        if let_go and not first.attempts:
+            first.due_ms = min(one.due_ms for one in line.held)
+        heapq.heappush(self._ready, (first.due_ms, first.key.id, first.entity))
 
     def __len__(self) -> int:
         return len(self._keys)

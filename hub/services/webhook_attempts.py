@@ -14,7 +14,7 @@ import orjson
 import structlog
 
 from hub.core.entry import NOT_AN_EVENT, Entry
-from hub.core.webhook_lane import MAX_EACH, Lane
+from hub.core.webhook_lane import Lane
 from hub.core.webhooks import GIVE_UP_MS, Delivery, Endpoint, next_due, thin
 from hub.log.topology import RedisError
 from hub.security.webhook_signatures import signature_header
@@ -32,8 +32,6 @@ HELD_UP_MS: Final = 1000
 """An attempt that could not be made, for our own reasons, is looked at again after so long."""
 SUCCESS_NOTED_MS: Final = 60_000
 NAMESPACE: Final = UUID("b7a9c0d2-6d0e-5f0a-9a3c-0f6d8f1f2a11")
-CHUNK: Final = MAX_EACH
-"""Deliveries of an entity that are read from the store at a time."""
 REMEMBERED: Final = 500
 """Events read from the history: the next endpoint may be owed the same one."""
 
@@ -79,7 +77,6 @@ class Attempts:
         """`schedule`: seconds before the second, third … attempt. `spread`: a number from 0 to 1 for each wait."""
         self._history = history
         self._webhooks = history.store.webhooks
-        self._queue = history.store.webhook_queue
         self._sender = sender
         self._journal = journal
         self._recorder = recorder
@@ -93,8 +90,9 @@ class Attempts:
     def _now_ms(self) -> int:
         return int(self._wall() * 1000)
 
-    async def attempt(self, lane: Lane, delivery: Delivery) -> None:
-        """Make the attempt that `lane` gave, and tell it what came of it."""
+    async def attempt(self, lane: Lane, delivery: Delivery) -> bool:
+        """Make the attempt that `lane` gave, and tell it what came of it; True when the store may have later ones of
+        its entity, for which the lane waits."""
         attempt = delivery.attempts + 1
         try:
             entry = await self._entry(delivery)
@@ -103,26 +101,23 @@ class Attempts:
         except (StoreUnavailable, RedisError, OSError) as error:
             log.warning("webhook_held_up", event_id=delivery.event_id, error=str(error) or type(error).__name__)
             lane.left(delivery, self._now_ms() + HELD_UP_MS)
-            return
+            return False
         if entry is None:
             log.error("webhook_event_gone", event_id=delivery.event_id, endpoint=delivery.key.endpoint_id)
             lane.breaker.left()
-            await self._give_up(lane, delivery, "the event is no longer in the history", None)
-            return
+            return await self._give_up(lane, delivery, "the event is no longer in the history", None)
         delivery.attempts = attempt
         endpoint = lane.endpoint
         try:
             headers, body = message(endpoint, entry, self._now_ms(), attempt, _named(delivery))
         except NOT_AN_EVENT as error:
             lane.breaker.left()
-            await self._give_up(lane, delivery, f"the event cannot be read: {type(error).__name__}", None)
-            return
+            return await self._give_up(lane, delivery, f"the event cannot be read: {type(error).__name__}", None)
         answer = await self._sender.send(endpoint.url, headers, body)
         self._metrics.webhook_attempts.labels(answer.kind).inc()
         if answer.kind == "delivered":
-            await self._delivered(lane, delivery, entry)
-        else:
-            await self._failed(lane, delivery, answer)
+            return await self._delivered(lane, delivery, entry)
+        return await self._failed(lane, delivery, answer)
 
     async def _entry(self, delivery: Delivery) -> Entry | None:
         entry = delivery.entry
@@ -140,7 +135,7 @@ class Attempts:
         delivery.entry = entry
         return entry if entry is not None and entry.readable else None
 
-    async def _delivered(self, lane: Lane, delivery: Delivery, entry: Entry) -> None:
+    async def _delivered(self, lane: Lane, delivery: Delivery, entry: Entry) -> bool:
         now = self._now_ms()
         lane.breaker.succeeded()
         if delivery.attempts == 1 and not delivery.key.replay_id:
@@ -153,9 +148,9 @@ class Attempts:
             noted = Noted(None, None, now)
             lane.endpoint = replace(lane.endpoint, **noted._asdict())
         await self._journal.settled(delivery.key, endpoint.endpoint_id, noted)
-        await self._next(lane, delivery)
+        return lane.settled(delivery)
 
-    async def _failed(self, lane: Lane, delivery: Delivery, answer: Answer) -> None:
+    async def _failed(self, lane: Lane, delivery: Delivery, answer: Answer) -> bool:
         now = self._now_ms()
         endpoint = lane.endpoint
         lane.breaker.failed(now)
@@ -175,12 +170,12 @@ class Attempts:
         elif noted.failing_ms is not None and now - noted.failing_ms >= GIVE_UP_MS:
             await self._disable(lane, f"it failed for {GIVE_UP_MS // 86_400_000} days; last: {answer.error}")
         if due is None:
-            await self._give_up(lane, delivery, answer.error, noted)
-        else:
-            await self._journal.again(delivery.key, due, answer.error, endpoint.endpoint_id, noted)
-            lane.again(delivery, due)
+            return await self._give_up(lane, delivery, answer.error, noted)
+        await self._journal.again(delivery.key, due, answer.error, endpoint.endpoint_id, noted)
+        lane.again(delivery, due, self._now_ms())
+        return False
 
-    async def _give_up(self, lane: Lane, delivery: Delivery, why: str | None, noted: Noted | None) -> None:
+    async def _give_up(self, lane: Lane, delivery: Delivery, why: str | None, noted: Noted | None) -> bool:
         log.error(
             "webhook_given_up",
             endpoint=delivery.key.endpoint_id,
@@ -191,24 +186,12 @@ class Attempts:
         self._recorder.webhook("given_up", delivery, lane.endpoint.system, self._now_ms(), why)
         self._metrics.webhook_attempts.labels("given_up").inc()
         await self._journal.settled(delivery.key, lane.endpoint.endpoint_id, noted)
-        await self._next(lane, delivery)
-
-    async def _next(self, lane: Lane, delivery: Delivery) -> None:
-        """The entity's next delivery, which may lie in the store."""
-        if not lane.settled(delivery):
-            return
-        while True:
-            try:
-                found = await self._queue.following(lane.endpoint.endpoint_id, delivery.entity, CHUNK)
-            except StoreUnavailable as error:
-                log.warning("webhooks_not_read", error=str(error))
-                lane.reload()
-                return
-            if not lane.refill(delivery.entity, found, whole=len(found) < CHUNK):
-                return
+        return lane.settled(delivery)
 
     async def _disable(self, lane: Lane, why: str) -> None:
-        """Say so first: told twice is told once."""
+        """Say so first: told twice is told once. Where that fails, the next failure tries again."""
+        if not lane.endpoint.enabled:
+            return
         endpoint = lane.endpoint
         lane.endpoint = replace(endpoint, state="disabled")
         log.error("webhook_disabled", endpoint=endpoint.endpoint_id, reason=why)
@@ -228,9 +211,11 @@ class Attempts:
             await self._webhooks.change(
                 endpoint.endpoint_id, lambda held: replace(held, state="disabled", reason=why, updated_ms=now)
             )
-        except (Problem, StoreUnavailable) as error:
-            # The next failure tries again.
-            lane.endpoint = endpoint
+        except BaseException as error:
+            # Its state alone: the rest of it may have changed meanwhile.
+            lane.endpoint = replace(lane.endpoint, state="enabled")
+            if not isinstance(error, Problem | StoreUnavailable):
+                raise
             log.warning("webhook_not_disabled", endpoint=endpoint.endpoint_id, error=str(error))
 
 

@@ -7,7 +7,7 @@ any point owes nothing twice, and nothing is trimmed that was not looked at.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -51,19 +51,22 @@ class Intake:
         dispatcher: Dispatcher,
         queue: WebhookQueue,
         endpoints: Callable[[], Mapping[str, Sequence[Endpoint]]],
+        served: Callable[[], Collection[int]],
         offer: Offer,
         batch_due: Due,
         *,
         now_ms: Callable[[], int],
         delivered: Callable[[Sequence[bytes]], Awaitable[set[bytes]]],
     ) -> None:
-        """`endpoints`: by tenant, those that are enabled. `offer` is given what was written down. `batch_due`: when
-        an event of sync_mode batch is due. `delivered`: which of these rows the ledger has."""
+        """`endpoints`: by tenant, those that are enabled; `served`: the partitions of those tenants. `offer` is given what
+        was written down. `batch_due`: when an event of sync_mode batch is due. `delivered`: which of these rows the
+        ledger has."""
         self._history = history
         self._log = history.log
         self._dispatcher = dispatcher
         self._queue = queue
         self._endpoints = endpoints
+        self._served = served
         self._offer = offer
         self._batch_due = batch_due
         self._now_ms = now_ms
@@ -108,21 +111,23 @@ class Intake:
         """Look at what follows in every partition; whether there was anything."""
         found: list[Delivery] = []
         busy = False
-        by_tenant = self._endpoints()
-        served = {self._history.partition(tenant) for tenant in by_tenant}
         self._turn += 1
         for step in range(self._log.partitions):
             partition = (self._turn + step) % self._log.partitions
-            if partition not in served:
+            # Asked at each step: an endpoint may have been made while this one waited.
+            if partition not in self._served():
                 self._pass_over(partition)
                 continue
-            entries = await self._next(partition)
+            epoch = self._log.epochs[partition]
+            entries = await self._next(partition, epoch)
             if not entries:
                 continue
             busy = True
-            found += await self._owed(partition, entries, by_tenant)
-            self._looked[partition] = Place(entries[-1].epoch, entries[-1].id)
+            # Nothing is awaited in between: an endpoint is either among these, or is told where they end.
+            owed_now = self._owed(partition, entries)
+            self._looked[partition] = Place(epoch, entries[-1].id)
             self._entries[partition] = self._entries.get(partition, 0) + len(entries)
+            found += await self._new(partition, owed_now, entries[-1].id)
             if len(found) >= MAX_OWED:
                 break
         now = asyncio.get_running_loop().time()
@@ -144,8 +149,9 @@ class Intake:
         if held is None or position > held.id:
             self._looked[partition] = Place(self._log.epochs[partition], position)
 
-    async def _next(self, partition: int) -> Sequence[Entry]:
-        epoch = self._log.epochs[partition]
+    async def _next(self, partition: int, epoch: int) -> Sequence[Entry]:
+        """What follows. The place is one of the present epoch, whatever those of the entries: some may come out of the
+        archive."""
         place = self._looked.get(partition)
         if place is None:
             # Known to nobody, with endpoints there: nothing before theirs is owed.
@@ -162,24 +168,31 @@ class Intake:
             found = await self._history.read(partition, place.id, MAX_BATCH, upto=self._dispatcher.position[partition])
         return found
 
-    async def _owed(
-        self, partition: int, entries: Sequence[Entry], by_tenant: Mapping[str, Sequence[Endpoint]]
-    ) -> Iterable[Delivery]:
-        found = [
+    def _owed(self, partition: int, entries: Sequence[Entry]) -> list[Delivery]:
+        by_tenant = self._endpoints()
+        return [
             owed(endpoint, entry, partition, self._due(entry))
             for entry in entries
             for endpoint in by_tenant.get(entry.tenant_id, ())
             if endpoint.wants(entry)
         ]
+
+    async def _new(self, partition: int, found: list[Delivery], reached: StreamId) -> Iterable[Delivery]:
+        """Those that did not go out before, and do not wait yet, where it is looked again."""
         upto = self._again_upto.get(partition)
-        if upto is None or not found:
+        if upto is None:
             return found
         again = [one for one in found if one.key.id <= upto]
         ids = {delivered_id(one.key.endpoint_id, one.event_id): one.key for one in again}
-        gone = {ids[id] for id in await self._delivered(list(ids))}
-        if entries[-1].id > upto:
-            del self._again_upto[partition]
-        return [one for one in found if one.key not in gone]
+        gone = {ids[id] for id in await self._delivered(list(ids))} if ids else set()
+        waiting = await self._queue.waiting_of([(one.key.endpoint_id, one.event_id) for one in again])
+        if reached > upto:
+            self._again_upto.pop(partition, None)
+        return [
+            one
+            for one in found
+            if one.key.id > upto or (one.key not in gone and (one.key.endpoint_id, one.event_id) not in waiting)
+        ]
 
     def _due(self, entry: Entry) -> int:
         """Now; an event that is meant for a batch waits for its time, unless it is the hub's own, which is on time."""

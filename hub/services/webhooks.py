@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from hub.core.webhook_lane import Lane
+from hub.core.webhook_lane import MAX_EACH, Lane
 from hub.core.webhooks import Delivery, Endpoint, owed
 from hub.services.ending import end
 from hub.services.history import History
@@ -38,7 +38,8 @@ STOP_S: Final = 3.0
 MEASURE_S: Final = 5.0
 TIDY_S: Final = 3600.0
 
-MakeIntake = Callable[[Callable[[], dict[str, list[Endpoint]]], Callable[[Sequence[Delivery]], None]], Intake]
+Endpoints = Callable[[], dict[str, list[Endpoint]]]
+MakeIntake = Callable[[Endpoints, Callable[[], set[int]], Callable[[Sequence[Delivery]], None]], Intake]
 MakeAttempts = Callable[[Journal], Attempts]
 
 log = structlog.get_logger("hub.webhooks")
@@ -67,7 +68,10 @@ class WebhookService:
         self._wall = wall
         self._sleep = sleep
         self._lanes: dict[str, _Drive] = {}
+        self._attempts: set[asyncio.Task[None]] = set()
+        """Under way, for endpoints that are gone meanwhile too."""
         self._by_tenant: dict[str, list[Endpoint]] = {}
+        self._served: set[int] = set()
         self._versions: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._seen: asyncio.Event = asyncio.Event()
@@ -94,8 +98,8 @@ class WebhookService:
         """
         journal = Journal(self._queue, fence)
         attempts = self._make_attempts(journal)
-        intake = self._make_intake(lambda: self._by_tenant, self._offer)
-        self._lanes, self._by_tenant, self._versions = {}, {}, {}
+        intake = self._make_intake(lambda: self._by_tenant, lambda: self._served, self._offer)
+        self._lanes, self._by_tenant, self._served, self._versions = {}, {}, set(), {}
         await intake.begin()
         tasks = [asyncio.create_task(journal.run(), name="webhook-journal")]
         try:
@@ -117,7 +121,7 @@ class WebhookService:
         """Take nothing more; what is under way may come to its end for some seconds."""
         drives, self._lanes = list(self._lanes.values()), {}
         await asyncio.gather(*(drive.stop_taking() for drive in drives))
-        running = [task for drive in drives for task in drive.attempts]
+        running = list(self._attempts)
         if running and not writing.done():
             await asyncio.wait(running, timeout=STOP_S)
         await end(*running, writing)
@@ -144,11 +148,12 @@ class WebhookService:
                 self._metrics.webhooks_waiting.set(await self._queue.total())
             if abs(now - tidied) >= TIDY_S:
                 tidied = now
-                await self._tidy()
+                await self._tidy(fence)
             await _first(self._changed.wait(), self._sleep(POLL_S))
 
-    async def _tidy(self) -> None:
-        """Forget how far replays were that are over."""
+    async def _tidy(self, fence: Fence) -> None:
+        """Forget what endpoints are owed that are gone, and how far replays were that are over."""
+        await self._queue.forget_strangers(fence)
         for replay_id in await self._queue.replays():
             replay = await self._store.replays.get(replay_id)
             if replay is None or not replay.active:
@@ -158,10 +163,8 @@ class WebhookService:
         versions = await self._webhooks.versions()
         new = [id for id, version in versions.items() if self._versions.get(id) != version]
         found = {one.endpoint_id: one for one in await self._webhooks.some(new)} if new else {}
-        new_ones = set()
         for endpoint in found.values():
             if endpoint.enabled and not endpoint.adopted:
-                new_ones.add(endpoint.endpoint_id)
                 found = found | {endpoint.endpoint_id: await self._adopt(endpoint, intake)}
         gone = [id for id in self._lanes if id not in versions or (id in found and not found[id].enabled)]
         for id in gone:
@@ -170,35 +173,45 @@ class WebhookService:
         self._versions = {id: found[id].version if id in found else version for id, version in versions.items()}
         for endpoint in found.values():
             if endpoint.enabled:
-                self._put(endpoint, attempts, paused=endpoint.endpoint_id in new_ones)
-        self._by_tenant = {}
+                self._put(endpoint, attempts)
+        self._by_tenant, self._served = {}, set()
         for drive in self._lanes.values():
-            self._by_tenant.setdefault(drive.lane.endpoint.tenant_id, []).append(drive.lane.endpoint)
+            self._serve(drive.lane.endpoint)
         states = [True] * len(self._lanes) + [False] * (len(versions) - len(self._lanes))
         self._metrics.webhook_endpoints.labels("enabled").set(states.count(True))
         self._metrics.webhook_endpoints.labels("disabled").set(states.count(False))
 
+    def _serve(self, endpoint: Endpoint) -> None:
+        self._by_tenant.setdefault(endpoint.tenant_id, []).append(endpoint)
+        self._served.add(self._history.partition(endpoint.tenant_id))
+
     async def _adopt(self, endpoint: Endpoint, intake: Intake) -> Endpoint:
         """From here on an endpoint's events are found as they come; those since it was made are looked for."""
         place = intake.looked(self._history.partition(endpoint.tenant_id))
-        # At once, before anything is awaited: the intake goes on from here.
-        self._by_tenant.setdefault(endpoint.tenant_id, []).append(replace(endpoint, since=place, until=place))
-        adopted = await self._webhooks.change(
-            endpoint.endpoint_id, lambda held: replace(held, since=place, until=place)
-        )
-        return adopted or replace(endpoint, state="disabled")
 
-    def _put(self, endpoint: Endpoint, attempts: Attempts, *, paused: bool) -> None:
-        """`paused`: what came before it was known here goes first."""
+        def adopted(held: Endpoint) -> Endpoint:
+            begin = held.recover
+            if begin is None or begin >= place:
+                # The intake has not come to where it was made.
+                return replace(held, since=begin or place, recover=None, until=None)
+            return replace(held, since=place, until=place)
+
+        # At once, before anything is awaited: the intake goes on from here.
+        self._serve(adopted(endpoint))
+        return await self._webhooks.change(endpoint.endpoint_id, adopted) or replace(endpoint, state="disabled")
+
+    def _put(self, endpoint: Endpoint, attempts: Attempts) -> None:
+        # As adoption leaves it: what came before it was known here is still looked for, and goes first.
+        paused = endpoint.until is not None and endpoint.since == endpoint.until
         drive = self._lanes.get(endpoint.endpoint_id)
         if drive is not None:
-            drive.lane.paused |= paused
+            drive.lane.paused = paused
             drive.lane.change(endpoint)
             # Something may have been written down for it behind this one's back, by a replay.
             drive.lane.reload()
             drive.wake()
             return
-        drive = _Drive(Lane(endpoint), attempts, self._fill, self.now_ms, self._sleep)
+        drive = _Drive(Lane(endpoint), attempts, self._attempts, self._fill, self._refill, self.now_ms, self._sleep)
         drive.lane.paused = paused
         self._lanes[endpoint.endpoint_id] = drive
         drive.start()
@@ -208,7 +221,7 @@ class WebhookService:
         for delivery in deliveries:
             drive = self._lanes.get(delivery.key.endpoint_id)
             if drive is not None:
-                drive.lane.offer_new(delivery)
+                drive.lane.offer_new(delivery, self.now_ms())
                 drive.wake()
 
     async def _fill(self, lane: Lane) -> None:
@@ -219,12 +232,23 @@ class WebhookService:
             found = await self._queue.waiting(lane.endpoint.endpoint_id, lane.scanned, PAGE)
             more = len(found) >= PAGE
             for delivery in found:
-                if not lane.scanned_in(scan, delivery):
+                if not lane.scanned_in(scan, delivery, self.now_ms()):
                     more = True
                     break
                 reached = delivery.key.id
         finally:
             lane.scan_ended(scan, reached, more=more)
+
+    async def _refill(self, lane: Lane, entity: str) -> None:
+        """The next deliveries of an entity, which lie in the store."""
+        while True:
+            try:
+                found = await self._queue.following(lane.endpoint.endpoint_id, entity, MAX_EACH)
+            except StoreUnavailable:
+                lane.reload()
+                raise
+            if not lane.refill(entity, found, whole=len(found) < MAX_EACH):
+                return
 
     async def _recover(self, fence: Fence, drive: _Drive) -> None:
         """Look through a page of what an endpoint is to be sent again."""
@@ -232,8 +256,8 @@ class WebhookService:
         at, until = endpoint.recover, endpoint.until
         assert at is not None
         assert until is not None
-        if await self._queue.held(endpoint.endpoint_id, RECOVERY) >= RECOVERY_HELD:
-            self._go_on(drive)
+        # While it is paused nothing becomes less, and what is looked through is short.
+        if not drive.lane.paused and await self._queue.held(endpoint.endpoint_id, RECOVERY) >= RECOVERY_HELD:
             return
         partition = self._history.partition(endpoint.tenant_id)
         entries = []
@@ -246,9 +270,10 @@ class WebhookService:
             if entry.tenant_id == endpoint.tenant_id and endpoint.asks_for(entry)
         ]
         reached = entries[-1].id if entries and entries[-1].id < until else None
-        if await self._queue.recover(fence, endpoint.endpoint_id, at, reached, found):
+        if await self._queue.recover(fence, endpoint.endpoint_id, (at, until), reached, found):
+            # The rest of it may have changed meanwhile.
             now_at = None if reached is None else until
-            drive.lane.change(replace(endpoint, recover=reached, until=now_at))
+            drive.lane.change(replace(drive.lane.endpoint, recover=reached, until=now_at))
             if found:
                 drive.lane.reload()
             if reached is None:
@@ -274,14 +299,17 @@ class _Drive:
         self,
         lane: Lane,
         attempts: Attempts,
+        under_way: set[asyncio.Task[None]],
         fill: Callable[[Lane], Awaitable[None]],
+        refill: Callable[[Lane, str], Awaitable[None]],
         now_ms: Callable[[], int],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self.lane = lane
-        self.attempts: set[asyncio.Task[None]] = set()
+        self._under_way = under_way
         self._made_by = attempts
         self._fill = fill
+        self._refill = refill
         self._now_ms = now_ms
         self._sleep = sleep
         self._awake = asyncio.Event()
@@ -306,11 +334,16 @@ class _Drive:
                 if self.lane.wants_more:
                     await self._fill(self.lane)
                 now = self._now_ms()
+                while (entity := self.lane.due_again(now)) is not None:
+                    await self._refill(self.lane, entity)
+                taken = False
                 while (delivery := self.lane.take(now)) is not None:
                     self._attempt(delivery)
-                wait = self.lane.wait_ms(now)
-                if self.lane.wants_more and wait is None and not self.lane.busy:
+                    taken = True
+                if self.lane.wants_more and not taken:
+                    # What is due may lie behind what is not.
                     continue
+                wait = self.lane.wait_ms(now)
             except StoreUnavailable as error:
                 log.warning("webhooks_not_read", error=str(error))
                 wait = HELD_UP_MS
@@ -324,12 +357,15 @@ class _Drive:
 
     def _attempt(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._try(delivery), name=f"webhook-attempt-{delivery.event_id}")
-        self.attempts.add(task)
-        task.add_done_callback(self.attempts.discard)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def _try(self, delivery: Delivery) -> None:
         try:
-            await self._made_by.attempt(self.lane, delivery)
+            if await self._made_by.attempt(self.lane, delivery):
+                await self._refill(self.lane, delivery.entity)
+        except StoreUnavailable as error:
+            log.warning("webhooks_not_read", error=str(error))
         except Exception:  # the others must go on
             log.exception("webhook_attempt_failed", event_id=delivery.event_id)
             self.lane.left(delivery, self._now_ms() + HELD_UP_MS)

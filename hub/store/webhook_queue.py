@@ -6,7 +6,7 @@ nothing is passed over, and nothing written down twice. Whoever writes shows the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -113,10 +113,16 @@ class WebhookQueue:
             await connection.execute(self._add, [_row(one) for one in deliveries])
 
     async def recover(
-        self, fence: Fence, endpoint_id: str, before: StreamId, reached: StreamId | None, deliveries: Sequence[Delivery]
+        self,
+        fence: Fence,
+        endpoint_id: str,
+        before: tuple[StreamId, StreamId],
+        reached: StreamId | None,
+        deliveries: Sequence[Delivery],
     ) -> bool:
-        """Write down what is to be sent again, and how far that is; None: it is done. False when it was asked for anew
-        meanwhile, and nothing was stored."""
+        """Write down what is to be sent again, and how far that is; None: it is done. `before`: from where to where it
+        was to be looked. False when it was asked for anew meanwhile, and nothing was stored."""
+        at, until = before
         endpoint = webhook_endpoints.c
         async with self._database.writing() as connection:
             await fence.check(connection)
@@ -124,8 +130,10 @@ class WebhookQueue:
                 update(webhook_endpoints)
                 .where(
                     endpoint.endpoint_id == endpoint_id,
-                    endpoint.recover_ms == before.ms,
-                    endpoint.recover_n == before.n,
+                    endpoint.recover_ms == at.ms,
+                    endpoint.recover_n == at.n,
+                    endpoint.until_ms == until.ms,
+                    endpoint.until_n == until.n,
                 )
                 .values(
                     {"recover_ms": None, "recover_n": None, "until_ms": None, "until_n": None}
@@ -137,7 +145,7 @@ class WebhookQueue:
                 return False
             # What has not gone there yet goes there anyway.
             waiting = select(_columns.id_ms, _columns.id_n, _columns.epoch).where(
-                _columns.endpoint_id == endpoint_id, _columns.replay_id == "", _after(before)
+                _columns.endpoint_id == endpoint_id, _columns.replay_id == "", _after(at)
             )
             if reached is not None:
                 waiting = waiting.where(_columns.id_ms <= reached.ms)
@@ -250,6 +258,29 @@ class WebhookQueue:
         )
         async with self._database.reading() as connection:
             return await connection.scalar(query) or 0
+
+    async def waiting_of(self, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Which of these events, by endpoint and event, are owed already, outside of replays."""
+        found: set[tuple[str, str]] = set()
+        by_endpoint: dict[str, list[str]] = {}
+        for endpoint_id, event_id in wanted:
+            by_endpoint.setdefault(endpoint_id, []).append(event_id)
+        async with self._database.reading() as connection:
+            for endpoint_id, ids in by_endpoint.items():
+                query = select(_columns.event_id).where(
+                    _columns.endpoint_id == endpoint_id, _columns.replay_id == "", _columns.event_id.in_(ids)
+                )
+                found.update((endpoint_id, row[0]) for row in await connection.execute(query))
+        return found
+
+    async def forget_strangers(self, fence: Fence) -> int:
+        """Remove what endpoints are owed that are gone; how much: it may be written down while one is deleted."""
+        known = select(webhook_endpoints.c.endpoint_id)
+        async with self._database.writing() as connection:
+            await fence.check(connection)
+            return (
+                await connection.execute(delete(webhook_deliveries).where(_columns.endpoint_id.not_in(known)))
+            ).rowcount
 
     async def total(self) -> int:
         """How many there are."""

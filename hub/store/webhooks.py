@@ -80,8 +80,9 @@ class Webhooks:
     async def delete(self, endpoint_id: str) -> bool:
         """Remove one with everything it is owed; whether it was there."""
         async with self._database.writing() as connection:
-            gone = await connection.execute(delete(webhook_endpoints).where(_columns.endpoint_id == endpoint_id))
+            # In the order in which others write to both.
             await connection.execute(delete(webhook_deliveries).where(webhook_deliveries.c.endpoint_id == endpoint_id))
+            gone = await connection.execute(delete(webhook_endpoints).where(_columns.endpoint_id == endpoint_id))
             return gone.rowcount == 1
 
     async def waiting(self, endpoint_ids: Collection[str]) -> dict[str, int]:

@@ -28,7 +28,7 @@ def lane(*deliveries: Delivery, rate: int | None = None) -> Lane:
     made = Lane(endpoint(rate_per_s=rate))
     made.scan_ended(made.scanning(), ZERO, more=False)
     for one in deliveries:
-        made.offer_new(one)
+        made.offer_new(one, 0)
     return made
 
 
@@ -54,7 +54,8 @@ def test_a_failing_delivery_holds_back_its_entity_alone() -> None:
     first, second = delivery(1), delivery(2)
     it = lane(first, second, *(delivery(number, f"b{number}") for number in range(3, 6)))
     assert taken(it) == [1, 3, 4, 5]
-    it.again(first, 500)
+    first.attempts = 1
+    it.again(first, 500, 0)
     assert taken(it) == []
     assert it.wait_ms(100) == 400
     assert taken(it, 500) == [1]
@@ -67,7 +68,7 @@ def test_a_dead_endpoint_is_probed_once() -> None:
     assert len(taken(it)) == MAX_PARALLEL
     for one in ones[:TRIP]:
         it.breaker.failed(0)
-        it.again(one, 1)
+        it.again(one, 1, 0)
     assert taken(it, 1) == []
     assert it.wait_ms(1) == 9_999
     assert len(taken(it, 10_000)) == 1
@@ -87,7 +88,7 @@ def test_an_event_for_a_batch_waits_unless_another_comes_after_it() -> None:
     held, other = delivery(1, due_ms=1000), delivery(2, "b", due_ms=1000)
     it = lane(held, other)
     assert taken(it) == []
-    it.offer_new(delivery(3))
+    it.offer_new(delivery(3), 0)
     assert taken(it) == [1]
     it.settled(held)
     assert taken(it) == [3]
@@ -102,7 +103,7 @@ def test_what_was_settled_while_the_store_was_read_does_not_come_back() -> None:
     it.more = True
     scan = it.scanning()
     it.settled(one)
-    assert it.scanned_in(scan, delivery(1))
+    assert it.scanned_in(scan, delivery(1), 0)
     it.scan_ended(scan, StreamId(1, 0), more=False)
     assert taken(it) == []
 
@@ -114,14 +115,57 @@ def test_what_came_while_the_rest_of_an_entity_was_read_is_read_too(monkeypatch:
     it = lane(first, second)
     taken(it)
     assert it.settled(first)
-    it.offer_new(third)
+    it.offer_new(third, 0)
     assert not it.refill("a", [second], whole=True)
     taken(it)
     assert it.settled(second), "the third is in the store"
-    it.offer_new(delivery(4))
+    it.offer_new(delivery(4), 0)
     assert it.refill("a", [], whole=True), "the fourth was written down meanwhile"
     assert not it.refill("a", [delivery(4)], whole=True)
     assert taken(it) == [4]
+
+
+def test_what_is_due_far_off_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many entities fail for hours, another one's event goes out; they come back when due, in order."""
+    monkeypatch.setattr(webhook_lane, "MAX_ENTITIES", 5)
+    it = lane()
+    for number in range(1, 40):
+        it.offer_new(delivery(number, f"e{number}"), 0)
+        (one,) = taken_all(it, 0)
+        one.attempts = 1
+        it.again(one, 3_600_000 + number, 0)
+        it.breaker.succeeded()
+    assert len(it) == 0
+    it.offer_new(delivery(50, "e1"), 0)
+    it.offer_new(delivery(51, "other"), 0)
+    assert taken(it) == [51]
+    it.settled(delivery(51, "other"))
+    assert it.wait_ms(0) == 3_600_001
+    assert it.due_again(3_600_000) is None
+    assert it.due_again(3_600_001) == "e1"
+    assert it.due_again(3_600_001) is None
+    first = delivery(1, "e1", 3_600_001, attempts=1)
+    assert not it.refill("e1", [first, delivery(50, "e1")], whole=True)
+    assert taken(it, 3_600_001) == [1]
+
+
+def test_a_batch_that_was_left_to_the_store_is_let_go_too() -> None:
+    """By a later event of its entity."""
+    it = lane()
+    it.offer_new(delivery(1, due_ms=9_000_000), 0)
+    assert (it.due_again(0), it.wait_ms(0)) == (None, 9_000_000)
+    it.offer_new(delivery(2), 0)
+    assert it.due_again(0) == "a"
+    assert not it.refill("a", [delivery(1, due_ms=9_000_000), delivery(2)], whole=True)
+    assert taken(it) == [1]
+
+
+def taken_all(of: Lane, now: int) -> list[Delivery]:
+    """The same deliveries themselves."""
+    found = []
+    while (one := of.take(now)) is not None:
+        found.append(one)
+    return found
 
 
 def test_an_endpoint_that_is_changed_starts_afresh() -> None:
@@ -144,6 +188,7 @@ class Working(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(webhook_lane, "MAX_ENTITIES", 4)
         self.patch.setattr(webhook_lane, "MAX_EACH", 2)
+        self.patch.setattr(webhook_lane, "PARK_MS", 3)
         self.store: dict[int, Delivery] = {}
         self.sent: dict[str, list[int]] = defaultdict(list)
         self.under_way: list[Delivery] = []
@@ -165,13 +210,13 @@ class Working(RuleBasedStateMachine):
         held = [self.store[number] for number in numbers]
         return [delivery(one.key.id.ms, one.entity, one.due_ms, one.attempts) for one in held]
 
-    @rule(entity=st.sampled_from("abcdefgh"), wait=st.integers(0, 3))
+    @rule(entity=st.sampled_from("abcdefgh"), wait=st.integers(0, 6))
     def owed(self, entity: str, wait: int) -> None:
         """Something is written down, and offered."""
         self.number += 1
         one = delivery(self.number, entity, self.now + wait)
         self.store[self.number] = one
-        self.lane.offer_new(*self.copy([self.number]))
+        self.lane.offer_new(*self.copy([self.number]), self.now)
 
     @rule()
     def scan(self) -> None:
@@ -187,7 +232,7 @@ class Working(RuleBasedStateMachine):
             return
         reached, more = self.lane.scanned, len(self.page) == 3
         for one in self.page:
-            if not self.lane.scanned_in(self.scan_number, one):
+            if not self.lane.scanned_in(self.scan_number, one, self.now):
                 more = True
                 break
             reached = one.key.id
@@ -198,10 +243,12 @@ class Working(RuleBasedStateMachine):
     def later(self, step: int) -> None:
         """Time goes by, and everything that may be is attempted."""
         self.now += step
+        while (entity := self.lane.due_again(self.now)) is not None:
+            self.asked.append(entity)
         while (one := self.lane.take(self.now)) is not None:
             self.under_way.append(one)
 
-    @rule(which=st.integers(0, 100), works=st.booleans(), wait=st.integers(1, 5))
+    @rule(which=st.integers(0, 100), works=st.booleans(), wait=st.integers(1, 8))
     def answered(self, which: int, works: bool, wait: int) -> None:
         """An attempt comes to its end."""
         if not self.under_way:
@@ -210,7 +257,7 @@ class Working(RuleBasedStateMachine):
         if not works:
             one.attempts += 1
             self.store[one.key.id.ms].due_ms = self.now + wait
-            self.lane.again(one, self.now + wait)
+            self.lane.again(one, self.now + wait, self.now)
             return
         self.settle(one)
 

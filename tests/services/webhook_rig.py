@@ -96,13 +96,14 @@ class Webhooks:
         )
         self._task: asyncio.Task[None] | None = None
 
-    def _intake(self, endpoints: Any, offer: Any) -> Intake:
+    def _intake(self, endpoints: Any, served: Any, offer: Any) -> Intake:
         rig = self.rig
         return Intake(
             rig.history,
             rig.dispatcher,
             rig.store.webhook_queue,
             endpoints,
+            served,
             offer,
             lambda entry: int(self.clock.now * 1000) + HOUR_MS,
             now_ms=self.service.now_ms,

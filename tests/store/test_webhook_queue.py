@@ -140,7 +140,7 @@ async def test_who_lost_the_lease_writes_nothing(open_database: Open) -> None:
     with pytest.raises(LeaseLost):
         await queue.add(old, [Looked(3, Place(1, StreamId(1, 0)), Place(1, StreamId(2, 0)))], [delivery(2)])
     with pytest.raises(LeaseLost):
-        await queue.recover(old, "e1", StreamId(7, 8), None, [delivery(3)])
+        await queue.recover(old, "e1", (StreamId(7, 8), StreamId(9, 10)), None, [delivery(3)])
     assert await numbers(queue) == [1]
 
 
@@ -178,10 +178,12 @@ async def test_a_recovery_moves_with_what_it_found(database: Database, fence: Fe
     await webhooks.create(endpoint(recover=StreamId(1, 0), until=StreamId(9, 0)))
     await queue.add(fence, [Looked(3, None, Place(1, StreamId(9, 0)))], [delivery(3)])
     again = [delivery(number, replay="recover") for number in (2, 3, 4)]
-    assert await queue.recover(fence, "e1", StreamId(1, 0), StreamId(4, 0), again)
+    end = StreamId(9, 0)
+    assert not await queue.recover(fence, "e1", (StreamId(1, 0), StreamId(8, 0)), StreamId(4, 0), again)
+    assert await queue.recover(fence, "e1", (StreamId(1, 0), end), StreamId(4, 0), again)
     assert await numbers(queue) == [2, 3, 4]
-    assert not await queue.recover(fence, "e1", StreamId(1, 0), None, [delivery(8, replay="recover")])
-    assert await queue.recover(fence, "e1", StreamId(4, 0), None, [delivery(5, replay="recover")])
+    assert not await queue.recover(fence, "e1", (StreamId(1, 0), end), None, [delivery(8, replay="recover")])
+    assert await queue.recover(fence, "e1", (StreamId(4, 0), end), None, [delivery(5, replay="recover")])
     held = await webhooks.get("e1")
     assert held is not None
     assert (held.recover, held.until, await numbers(queue)) == (None, None, [2, 3, 4, 5])
