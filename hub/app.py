@@ -216,7 +216,7 @@ class Hub:
             currency=self.tenants.currency,
         )
         self._stack.push_async_callback(self.publisher.aclose)
-        self._announcer = Announcer(self.publisher)
+        self._announcer = Announcer(self.publisher, self.history)
         desk, webhooks = self._webhooks(recorder)
         dead_letters = DeadLetters(self.log, settings.groups)
         self.janitor = Janitor(

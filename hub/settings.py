@@ -6,6 +6,7 @@ A variable wins over the file. Each setting says its unit and why its default is
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -180,7 +181,7 @@ class Settings(BaseSettings):
     @field_validator("webhook_allow_hosts")
     @classmethod
     def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(host.lower().strip("[]") for host in value)
+        return tuple(_host(host.lower().strip("[]").removesuffix(".")) for host in value)
 
     @field_validator("redis_url", "store_url", "jwt_keys", mode="before")
     @classmethod
@@ -197,6 +198,14 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+
+
+def _host(host: str) -> str:
+    """A name, or an address in its one spelling: as the host of a URL is compared."""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return host
 
 
 class Origin(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hub.errors import StartError
+from hub.security.addresses import parse_url
 from hub.settings import Origin, Settings, explain, load
 
 
@@ -81,6 +82,28 @@ def test_lists_and_maps_are_written_plainly(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.systems == {"housekeeping-app": ("room.*", "order.placed")}
     assert settings.redis_url is None
     assert settings.jwt_keys is None
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("LocalHost", "http://localhost:8080/"),
+        ("localhost.", "http://localhost:8080/"),
+        ("localhost", "http://localhost.:8080/"),
+        ("127.0.0.1", "http://127.0.0.1./"),
+        ("[0:0:0:0:0:0:0:1]", "http://[::1]/"),
+        ("::1", "http://[0::1]/"),
+        ("[FD00:0::A]", "http://[fd00::a]/"),
+        ("::ffff:10.0.0.1", "http://[::ffff:a00:1]/"),
+    ],
+)
+def test_an_allowed_host_may_be_spelt_in_any_way(monkeypatch: pytest.MonkeyPatch, host: str, url: str) -> None:
+    """However a host is written in the setting and in a URL, the one is found to be the other, and no other is."""
+    monkeypatch.setenv("HUB_WEBHOOK_ALLOW_HOSTS", f"other.example, {host}")
+    allowed = load().webhook_allow_hosts
+    assert parse_url(url, allowed).scheme == "http"
+    with pytest.raises(ValueError, match="https"):
+        parse_url("http://[::2]/", allowed)
 
 
 @pytest.mark.parametrize("name", ["HUB_PORTS", "HUB_", "HUB_REDIS", "HUB_PORT_"])

@@ -32,6 +32,8 @@ NO_ROOMS: Final = (
     "No room is known, so there is no occupancy: say how many there are with `hub tenants set ID --rooms N`"
 )
 
+TOO_LARGE: Final = "Some amounts are larger than a report can say, and stand at the largest that it can: look for slips in prices"
+
 
 class Part(NamedTuple):
     """One part of the sold nights: of an origin and channel, or of a room type."""
@@ -92,6 +94,8 @@ class Figures:
     previous_pickup: Booked
     other_currencies: tuple[str, ...]
     """Those in which there were amounts, too, that are counted nowhere."""
+    bounded: bool = False
+    """Whether so much was charged that it was not all summed."""
 
     @property
     def other_revenue(self) -> Decimal:
@@ -152,6 +156,8 @@ def _detail(figures: Figures) -> dict[str, Any]:
     if figures.other_currencies:
         named = ", ".join(figures.other_currencies[:MAX_ROWS])
         notes.append(f"Amounts in other currencies are not counted: {named}")
+    if figures.bounded or any(abs(amount) > _MOST for amount in _amounts(figures)):
+        notes.append(TOO_LARGE)
     return {
         "rooms": figures.rooms,
         "sold_room_nights": figures.sold_room_nights,
@@ -188,6 +194,21 @@ def _detail(figures: Figures) -> dict[str, Any]:
     }
 
 
+def _amounts(figures: Figures) -> Iterator[Decimal]:
+    """The money in a report, of which no other amount in it is larger."""
+    yield figures.room_revenue + figures.other_revenue
+    yield figures.other_revenue
+    yield from figures.other_by_category.values()
+    for day in figures.days:
+        yield day.room_revenue + day.other_revenue
+        yield day.room_revenue
+    for part in (*figures.by_origin, *figures.by_room_type):
+        yield part.revenue
+    yield figures.room_revenue
+    yield figures.pickup.revenue
+    yield figures.previous_pickup.revenue
+
+
 def _rows(parts: Sequence[Part], *names: str) -> list[dict[str, Any]]:
     rows = [
         {name: getattr(part, name) for name in names} | {"nights": part.nights, "revenue": _said(part.revenue)}
@@ -219,10 +240,12 @@ def _booked(booked: Booked) -> dict[str, Any]:
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
+_MOST: Final = 10**MONEY_DIGITS - 1
+
+
 def _said(value: Decimal) -> int | float:
     """Money as the JSON number that stands for it: of an amount too large for four decimals, with fewer."""
-    most = 10**MONEY_DIGITS - 1
-    value = min(max(value, Decimal(-most)), Decimal(most))
+    value = min(max(value, Decimal(-_MOST)), Decimal(_MOST))
     decimals = min(MONEY_DECIMALS, MONEY_DIGITS - max(1, value.adjusted() + 1))
     return json_number(value.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP))
 

@@ -20,6 +20,9 @@ UNITS: Final = 10**MONEY_DECIMALS
 """Amounts are integers of ten-thousandths."""
 MAX_UNITS: Final = 10**11 * UNITS
 """More than that is a slip, and counts as nothing: sums must stay within 64 bits."""
+CLOCK_MS: Final = 60_000
+"""How far the log's clock, which says when the hub took an event, may be behind the one that makes reports: what it
+takes so shortly before a day is over may have come after the day's report."""
 UNFIT: Final = (KeyError, TypeError, ValueError, ArithmeticError, AttributeError)
 """What reading an event may raise that never went through validation."""
 
@@ -49,7 +52,7 @@ class Said(NamedTuple):
     day: int
     """The business day on which it happened."""
     recorded_day: int
-    """The business day on which the hub took it."""
+    """The business day on which the hub took it, at the latest: see `CLOCK_MS`."""
     sequence: int
     data: dict[str, Any]
 
@@ -64,9 +67,8 @@ def read(
         if type not in TYPES or not isinstance(data, dict):
             return None
         at_ms = moment(event["occurred_at"])
-        return Said(
-            type, action, entity.partition(":")[2], at_ms, calendar.day(at_ms), calendar.day(id_ms), sequence, data
-        )
+        id, recorded_day = entity.partition(":")[2], calendar.day(id_ms + CLOCK_MS)
+        return Said(type, action, id, at_ms, calendar.day(at_ms), recorded_day, sequence, data)
     except UNFIT:
         return None
 

@@ -18,6 +18,7 @@ import httpcore
 import httpx
 
 from hub.security.addresses import Target, refusal
+from hub.services.answer_bounds import MAX_ANSWER_BYTES, AnswerBounds
 
 MAX_LOOK_UPS: Final = 32
 """Names looked up at the same time; each holds a thread as long as the resolver takes."""
@@ -25,10 +26,6 @@ MAX_DIALLED: Final = 8
 """Of a name's addresses so many are tried."""
 NEXT_ADDRESS_S: Final = 2.0
 """An address that does not answer for so long is left for the name's next one."""
-MAX_ANSWER_BYTES: Final = 64 * 1024
-"""An answer, its head included, is read no further."""
-_READ_BYTES: Final = 8 * 1024
-"""Made of the smallest pieces, so much takes some milliseconds to parse; then it is others' turn."""
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """The IP addresses of a host at a port, best first. Raises OSError when there are none or they cannot be found."""
@@ -118,8 +115,8 @@ class Line(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._readable: asyncio.Future[None] | None = None
         self._paused_reading = False
         self._asked = True
-        self.received = 0
-        """Bytes read since `ask`."""
+        self.bounds = AnswerBounds()
+        """Of the answer that is read; a new one for each `ask`."""
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when the connection is over."""
 
@@ -129,7 +126,7 @@ class Line(asyncio.Protocol, httpcore.AsyncNetworkStream):
         """Some bytes, or none when the peer has ended.
 
         Raises:
-            httpcore.ReadError: the connection broke, or the answer is too large.
+            httpcore.ReadError: the connection broke, or the answer is out of bounds.
         """
         while not self._buffer and not self._ended:
             self._readable = self._loop.create_future()
@@ -138,12 +135,7 @@ class Line(asyncio.Protocol, httpcore.AsyncNetworkStream):
             if self._error is not None:
                 raise httpcore.ReadError(f"the connection broke: {reason_of(self._error)}")
             return b""
-        size = min(max_bytes, _READ_BYTES)
-        taken = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        self.received += len(taken)
-        if self.received > MAX_ANSWER_BYTES:
-            raise httpcore.ReadError(f"the answer is larger than {MAX_ANSWER_BYTES // 1024} KiB")
+        taken = self.bounds.take(self._buffer, max_bytes)
         if self._paused_reading and not self._ended:
             self._paused_reading = False
             self._transport.resume_reading()
@@ -162,10 +154,15 @@ class Line(asyncio.Protocol, httpcore.AsyncNetworkStream):
 
     # What the dialler and the sender call.
 
+    @property
+    def unread(self) -> bool:
+        """Whether bytes came that were not read."""
+        return bool(self._buffer)
+
     def ask(self) -> None:
         """A request begins on it: its answer is counted from here."""
         self._asked = True
-        self.received = 0
+        self.bounds = AnswerBounds()
 
     def rest(self) -> None:
         """The answer was read to its end: until `ask`, bytes that come are an offence and end it."""

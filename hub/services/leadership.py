@@ -19,6 +19,9 @@ BEAT_S: Final = 1.0
 PATIENCE_S: Final = 6.0
 """A holder that shows no sign of life for so long is taken for dead."""
 RETRY_S: Final = 1.0
+WORK_ENDS_S: Final = 5.0
+"""How long the work may take to come to its end when it is cancelled."""
+STOP_S: Final = WORK_ENDS_S + 2.0
 
 Work = Callable[[Fence], Awaitable[None]]
 
@@ -52,6 +55,7 @@ class Leadership:
         self._sleep = sleep
         self._seen: Lease | None = None
         self._since = 0.0
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.leads = False
         """Whether this process holds the lease."""
@@ -61,11 +65,26 @@ class Leadership:
         self._task = asyncio.create_task(self._run(), name=f"lease-{self._name}")
 
     async def stop(self) -> None:
-        """End the work, and let go."""
+        """End the work, which has some seconds for that, and let go."""
+        self._stopping.set()
+        if self._task is not None:
+            # Not cancelled, or it could not let go in order.
+            await asyncio.wait([self._task], timeout=STOP_S)
         await end(self._task)
 
+    async def _waited(self, seconds: float) -> bool:
+        """Wait; False when it is to stop."""
+        waits = [asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._stopping.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        return not self._stopping.is_set()
+
     async def _run(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             try:
                 await self._store.open()
                 held = await self._take()
@@ -80,7 +99,7 @@ class Leadership:
                 log.error("store_not_usable", error=str(error))
             except Exception:  # another hub may hold it, but somebody must
                 log.exception("lease_failed", name=self._name)
-            await self._sleep(RETRY_S)
+            await self._waited(RETRY_S)
 
     async def _take(self) -> Lease | None:
         found = await self._leases.look(self._name)
@@ -97,12 +116,13 @@ class Leadership:
         self.leads = True
         work = asyncio.create_task(self._keep_working(Fence(held.name, held.fence)), name=f"work-{self._name}")
         try:
-            while True:
-                await self._sleep(BEAT_S)
+            while await self._waited(BEAT_S):
                 held = await self._beat(held)
         finally:
             self.leads = False
             self._seen = None
+            work.cancel()
+            await asyncio.wait([work], timeout=WORK_ENDS_S)
             await end(work)
             with suppress(StoreUnavailable, OSError, asyncio.CancelledError):
                 async with asyncio.timeout(RETRY_S):
@@ -110,7 +130,7 @@ class Leadership:
 
     async def _beat(self, held: Lease) -> Lease:
         """Beat; a store that is away for a while takes the lease from nobody, for nobody else can write either."""
-        while True:
+        while not self._stopping.is_set():
             try:
                 return await self._leases.beat(held)
             except (StoreUnavailable, OSError) as error:
@@ -121,7 +141,8 @@ class Leadership:
                 if found is not None and found.fence == held.fence:
                     # The beat may have been stored although its answer was lost.
                     held = found
-                await self._sleep(RETRY_S)
+                await self._waited(RETRY_S)
+        return held
 
     async def _keep_working(self, fence: Fence) -> None:
         while True:

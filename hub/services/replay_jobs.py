@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 from uuid import uuid4
@@ -22,6 +23,7 @@ OWN_GROUPS: Final = frozenset({"archiver", "webhooks"})
 LONGEST_MS: Final = 31 * 86_400_000
 """A replay that would take longer is a slip of the speed."""
 LISTED: Final = 200
+_ID: Final = re.compile(r"[0-9a-f-]{36}")
 
 
 class ReplayJobs:
@@ -195,7 +197,8 @@ class ReplayJobs:
         return found
 
     async def _held(self, claims: Claims, replay_id: str) -> Replay:
-        found = await self._replays.get(replay_id)
+        # What is no id of a replay is not asked for: the store may not even take it as text.
+        found = await self._replays.get(replay_id) if _ID.fullmatch(replay_id) else None
         if found is None or not holds(claims, found):
             raise Problem("not_found", f"there is no replay {replay_id[:64]}")
         return found

@@ -15,9 +15,11 @@ import structlog
 
 from hub.core import delivery
 from hub.core.delivery import instant
+from hub.log.topology import RedisError
 from hub.services.announcer import Announcer
 from hub.services.history import History
-from hub.store.leases import Fence
+from hub.store.database import StoreUnavailable
+from hub.store.leases import Fence, LeaseLost
 from hub.store.runs import Run
 from schemas.cursor import Cursor
 from schemas.errors import Problem
@@ -53,24 +55,34 @@ class ReportDeliveries:
         self._wall = wall
 
     async def round(self, fence: Fence) -> None:
-        """Look at every report that is not settled.
+        """Look at every report that is not settled; where a notice cannot be sent now, the next round tries again.
 
         Raises:
             LeaseLost: another hub does that.
             StoreUnavailable, RedisError, OSError: the store or the log does not answer.
         """
         last: Run | None = None
+        held_up, problem = 0, ""
         while page := await self._runs.unsettled(PAGE, last):
             for run in page:
-                await self._look(run, fence)
+                try:
+                    await self._look(run, fence)
+                except (LeaseLost, StoreUnavailable, RedisError, OSError):
+                    raise
+                except Problem as error:
+                    held_up, problem = held_up + 1, str(error)
+                except Exception:  # the other reports must be looked at
+                    log.exception("report_not_looked_at", tenant=run.tenant_id, run_id=run.run_id)
             last = page[-1]
+        if held_up:
+            log.warning("report_notices_held_up", reports=held_up, error=problem)
 
     async def _look(self, run: Run, fence: Fence) -> None:
         """What the ledger says of one report, and what is to be done about it."""
         found = {system: dict(one) for system, one in run.deliveries.items()}
         place = Cursor.decode(run.cursor or "").id
         entry = await self._history.at(run.tenant_id, place)
-        if entry is None or entry.event_id != run.run_id:
+        if entry is None or entry.event_id != run.event_id:
             # The history begins later now: nothing more will be heard of it.
             log.warning("report_not_in_history", tenant=run.tenant_id, run_id=run.run_id)
             await self._runs.note_deliveries(run.run_id, found, True, fence)
@@ -117,16 +129,20 @@ class ReportDeliveries:
     async def _emit(
         self, run: Run, action: str, which: str, data: Mapping[str, Any], targets: Sequence[str] | None
     ) -> None:
-        """Once, however often it is tried: the id says which notice it is."""
+        """Once, however often it is tried: the id says which notice it is.
+
+        Raises:
+            Problem: not now.
+        """
         event = {
             "event_id": str(uuid5(_NOTICES, f"{run.run_id}/{which}")),
             "type": "system",
             "action": action,
-            "causation_id": run.run_id,
+            "causation_id": run.event_id,
             "data": data,
         }
         try:
-            await self._announcer.publish(run.tenant_id, event | ({} if targets is None else {"targets": targets}))
+            await self._announcer.publish_once(run.tenant_id, event | ({} if targets is None else {"targets": targets}))
         except Problem as problem:
             if problem.retryable:
                 raise
@@ -149,7 +165,7 @@ def _title(run: Run) -> str:
 def _data(topic: str, severity: str, message: str, run: Run, system: str) -> dict[str, Any]:
     detail = {
         "run_id": run.run_id,
-        "event_id": run.run_id,
+        "event_id": run.event_id,
         "cursor": run.cursor,
         "report": run.report,
         "period_start": run.period.start.isoformat(),

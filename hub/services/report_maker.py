@@ -1,7 +1,8 @@
 """Makes one report: waits until the store holds what the log has, computes, emits, writes it down.
 
-The id of the event is the id of the run. So whoever takes up a run whose hub died finds the event, if it was emitted,
-and the log stores no second one if two hubs make the same run at once.
+The id of the event is the id of the run, or where another's event has that, one derived from it. So whoever takes up a
+run whose hub died finds the event, if it was emitted, and the log stores no second one if two hubs make the same run at
+once.
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import structlog
+
 from hub.core.calendar import Period, Report
 from hub.core.delivery import instant
 from hub.core.entry import Entry
 from hub.core.figures import report_data, same_figures
 from hub.core.jobs import MANUAL
 from hub.errors import HubError
+from hub.log.stream_log import Head
 from hub.log.tenants import Tenant
 from hub.services.announcer import Announcer
 from hub.services.dispatcher import NOWHERE
 from hub.services.fact_keeper import FactKeeper
 from hub.services.history import History
+from hub.store.facts import FactsMoved
 from hub.store.leases import Fence
 from hub.store.places import Mark
 from hub.store.runs import Made, Run
@@ -34,6 +39,8 @@ TYPE: Final = "analytics"
 PATIENCE_S: Final = 10.0
 """How long a report waits for the archiver; then it is tried again later."""
 POLL_S: Final = 0.25
+
+log = structlog.get_logger("hub.reports")
 
 
 class Behind(HubError):
@@ -68,7 +75,7 @@ class ReportMaker:
                 not at all; the run is as it was.
             LeaseLost: another hub does it.
         """
-        entry = await self._history.find(run.tenant_id, run.run_id)
+        entry = await self._announcer.published(run.tenant_id, run.run_id, TYPE, run.report)
         if entry is None:
             data = await self._compute(run, tenant)
             event = {
@@ -78,11 +85,13 @@ class ReportMaker:
                 "occurred_at": instant(run.due_ms),
                 "data": data,
             }
-            await self._announcer.publish(run.tenant_id, event)
+            receipt = await self._announcer.publish_once(run.tenant_id, event)
             # As it is stored: if another hub was faster, what it computed is what everybody was sent.
-            entry = await self._history.find(run.tenant_id, run.run_id)
+            entry = await self._history.find(run.tenant_id, receipt["event_id"])
         if entry is None:
             raise Problem("log_unavailable", "the report's event is not in the log")
+        if entry.event_id != run.run_id:
+            log.warning("report_id_taken", tenant=run.tenant_id, run_id=run.run_id, event_id=entry.event_id)
         return await self._runs.finish(run, _made(run, entry), self._now_ms(), fence, marks=marks)
 
     async def differs(self, last: Run, tenant: Tenant, mark: Mark) -> bool:
@@ -90,6 +99,7 @@ class ReportMaker:
         last one.
 
         Raises:
+            Behind: the facts are no longer there, or made anew.
             StoreUnavailable: the store does not answer.
         """
         now = await self._figures(tenant, last.report, last.period, "revised", mark, last.data, 0)
@@ -104,18 +114,18 @@ class ReportMaker:
         """
         head = (await self._history.heads([tenant_id]))[tenant_id]
         waited = 0.0
-        while (missing := head.sequence - await self._archived(tenant_id)) > 0:
+        while not _covers(archived := await self._archived(tenant_id), head):
             if waited >= PATIENCE_S:
-                raise Behind(f"the store lacks {missing} events that the log has")
+                raise Behind(f"the store lacks {_missing(archived, head)} that the log has")
             await self._sleep(POLL_S)
             waited += POLL_S
         mark = await self._keeper.catch_up(tenant_id)
-        if mark.sequence < head.sequence:
-            raise Behind(f"the facts lack {head.sequence - mark.sequence} events that the log has")
+        if not _covers(mark, head):
+            raise Behind(f"the facts lack {_missing(mark, head)} that the log has")
         return mark
 
-    async def _archived(self, tenant_id: str) -> int:
-        return (await self._history.archived_heads([tenant_id])).get(tenant_id, NOWHERE).sequence
+    async def _archived(self, tenant_id: str) -> Head:
+        return (await self._history.archived_heads([tenant_id])).get(tenant_id, NOWHERE)
 
     async def _compute(self, run: Run, tenant: Tenant) -> dict[str, Any]:
         mark = await self.caught_up(run.tenant_id)
@@ -142,14 +152,18 @@ class ReportMaker:
         before: Mapping[str, Any] | None,
         late_events: int,
     ) -> dict[str, Any]:
-        figures = await self._store.facts.figures(
-            tenant.tenant_id,
-            period,
-            currency=tenant.currency,
-            rooms=tenant.rooms,
-            zone=tenant.zone,
-            rollover_hour=tenant.rollover_hour,
-        )
+        try:
+            figures = await self._store.facts.figures(
+                tenant.tenant_id,
+                period,
+                currency=tenant.currency,
+                rooms=tenant.rooms,
+                zone=tenant.zone,
+                rollover_hour=tenant.rollover_hour,
+                upto=mark,
+            )
+        except FactsMoved as error:
+            raise Behind(str(error)) from error
         return report_data(
             report,
             period,
@@ -166,7 +180,18 @@ class ReportMaker:
         return int(self._wall() * 1000)
 
 
+def _covers(place: Head | Mark, head: Head) -> bool:
+    """Whether a place in the history is not before the log's end. After a failover other events have the numbers of
+    those that were lost: the number alone does not say it."""
+    return place.sequence >= head.sequence and place.id >= head.id
+
+
+def _missing(place: Head | Mark, head: Head) -> str:
+    count = head.sequence - place.sequence
+    return f"{count} events" if count > 0 else "events"
+
+
 def _made(run: Run, entry: Entry) -> Made:
     data: dict[str, Any] = entry.event["data"]
     stage = data.get("detailed_data", {}).get("stage", run.stage)
-    return Made(stage, entry.cursor, entry.sequence, data, entry.targets)
+    return Made(stage, entry.event_id, entry.cursor, entry.sequence, data, entry.targets)

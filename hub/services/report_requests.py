@@ -204,7 +204,7 @@ def shown(run: Run, claims: Claims) -> dict[str, Any]:
         "started_at": instant(run.started_ms),
         "finished_at": None if run.finished_ms is None else instant(run.finished_ms),
         "attempts": run.attempts,
-        "event_id": run.run_id if run.cursor is not None else None,
+        "event_id": run.event_id,
         "cursor": run.cursor,
         "sequence": run.sequence,
         "error": run.error if claims.has("ops") else None,

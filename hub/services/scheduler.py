@@ -21,6 +21,7 @@ from hub.core.calendar import Period, Report, due_times, next_due, number_of
 from hub.core.delivery import instant
 from hub.core.jobs import REVISED, Firing, Job
 from hub.errors import StartError
+from hub.log.stream_log import Head
 from hub.log.tenants import Tenant, Tenants
 from hub.log.topology import RedisError
 from hub.services.report_deliveries import ReportDeliveries
@@ -110,7 +111,7 @@ class Scheduler:
         self._waits: dict[tuple[str, str], int] = {}
         """Until when (Unix ms) a job of a tenant is not tried again."""
         self._late_at = self._deliveries_at = self._expired_at = 0.0
-        self._looked: dict[str, int] = {}
+        self._looked: dict[str, Head] = {}
         """By tenant, the last event up to which late ones were looked for."""
 
     async def work(self, fence: Fence) -> None:
@@ -151,7 +152,7 @@ class Scheduler:
         if self._is_time(self._late_at, LATE_EVERY_S):
             again = False
             for tenant, head in listed:
-                if head is not None and self._looked.get(tenant.tenant_id) != head.sequence:
+                if head is not None and self._looked.get(tenant.tenant_id) != head:
                     again |= await self._unharmed(tenant.tenant_id, self._look_late(fence, tenant))
             # What is left over is looked at in the next round.
             self._late_at = 0.0 if again else self._wall()
@@ -334,7 +335,7 @@ class Scheduler:
         if done:
             await self._store.facts.forget_late(name, done)
         if len(done) == len(late):
-            self._looked[name] = mark.sequence
+            self._looked[name] = Head(mark.sequence, mark.id)
         return len(late) > LATE_DAYS and bool(done)
 
     async def _revise(self, fence: Fence, tenant: Tenant, mark: Mark, late: Sequence[LateDay]) -> list[LateDay]:

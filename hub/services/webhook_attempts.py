@@ -24,7 +24,7 @@ from hub.services.ledger import Recorder
 from hub.services.webhook_journal import Journal
 from hub.services.webhook_sender import Answer, WebhookSender
 from hub.store.database import StoreUnavailable
-from hub.store.webhook_queue import Noted
+from hub.store.webhook_queue import REPLAY_ID_LENGTH, Noted
 from hub.telemetry import Metrics
 from schemas.errors import Problem
 
@@ -106,8 +106,11 @@ class Attempts:
             log.error("webhook_event_gone", event_id=delivery.event_id, endpoint=delivery.key.endpoint_id)
             lane.breaker.left()
             return await self._give_up(lane, delivery, "the event is no longer in the history", None)
-        delivery.attempts = attempt
         endpoint = lane.endpoint
+        if not _named(delivery) and not endpoint.asks_for(entry):
+            lane.breaker.left()
+            return await self._give_up(lane, delivery, "the endpoint no longer asks for it", None)
+        delivery.attempts = attempt
         try:
             headers, body = message(endpoint, entry, self._now_ms(), attempt, _named(delivery))
         except NOT_AN_EVENT as error:
@@ -221,4 +224,4 @@ class Attempts:
 
 def _named(delivery: Delivery) -> str:
     """The replay, where it is one that somebody asked for by name."""
-    return delivery.key.replay_id if len(delivery.key.replay_id) == len(str(NAMESPACE)) else ""
+    return delivery.key.replay_id if len(delivery.key.replay_id) == REPLAY_ID_LENGTH else ""

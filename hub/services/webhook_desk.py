@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
@@ -16,13 +17,14 @@ from hub.core.delivery import instant
 from hub.core.entry import MASKED, Entry
 from hub.core.webhooks import Endpoint
 from hub.security.addresses import Target, parse_url, refusal
-from hub.security.tokens import Claims
+from hub.security.tokens import ALL, Claims
 from hub.security.webhook_signatures import check_secret, new_secret
 from hub.services.history import History
 from hub.services.webhook_attempts import message
 from hub.services.webhook_sender import WebhookSender
 from schemas.cursor import ZERO, Cursor, StreamId
 from schemas.errors import FieldError, Problem
+from schemas.registry import EVENT_TYPES
 from schemas.types import HUB, SYSTEMS, read_instant
 from schemas.webhooks import RecoverRequest, WebhookChange, WebhookRequest
 
@@ -31,6 +33,9 @@ MAX_ENDPOINTS: Final = 100
 ROTATION_MS: Final = 24 * 3_600_000
 """How long the old secret signs beside the new one."""
 LOOK_UP_S: Final = 3.0
+MAX_TESTS: Final = 32
+"""Tests under way at a time."""
+UUID_FORM: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 SKEW_MS: Final = 60_000
 """How far apart the clocks of hub and log may be."""
 
@@ -54,6 +59,9 @@ class WebhookDesk:
         """`systems`: those beside the three. `changed` is awaited after every change."""
         self._history = history
         self._webhooks = history.store.webhooks
+        self._queue = history.store.webhook_queue
+        self._replays = history.store.replays
+        self._testing: set[str] = set()
         self._sender = sender
         self._resolve = resolve
         self._systems = frozenset(SYSTEMS) | frozenset(systems)
@@ -77,8 +85,6 @@ class WebhookDesk:
         patterns = self._patterns(claims, asked.patterns)
         target = await self._target(asked.url)
         secret = self._secret(asked.secret)
-        if await self._webhooks.count(tenant_id) >= MAX_ENDPOINTS:
-            raise _wrong("url", f"the property has {MAX_ENDPOINTS} endpoints, which is the limit; delete one first")
         now = self._now_ms()
         endpoint = Endpoint(
             str(uuid_utils.uuid7()),
@@ -97,7 +103,8 @@ class WebhookDesk:
             rate_per_s=asked.rate_limit,
             recover=await self._present(tenant_id),
         )
-        await self._webhooks.create(endpoint)
+        if not await self._webhooks.create(endpoint, most=MAX_ENDPOINTS):
+            raise _wrong("url", f"the property has {MAX_ENDPOINTS} endpoints, which is the limit; delete one first")
         await self._changed()
         return self.shown(endpoint, 0) | {"secret": secret}
 
@@ -109,30 +116,44 @@ class WebhookDesk:
         """
         held = await self._held(claims, endpoint_id)
         named = asked.model_fields_set
-        if asked.url is not None:
-            # It leads elsewhere from now on: only what the token may see itself.
-            self._patterns(claims, held.patterns)
         values: dict[str, Any] = {"updated_ms": self._now_ms()}
         if asked.url is not None:
             values["url"] = (await self._target(asked.url)).url
+            if not claims.may("subscribe", ALL):
+                await self._no_replay(endpoint_id)
         if "patterns" in named:
             values["patterns"] = self._patterns(claims, asked.patterns)
             values["critical_only"] = asked.patterns is None
-        if claims.view == MASKED:
-            values["view"] = MASKED
         if "rate_limit" in named:
             values["rate_per_s"] = asked.rate_limit
         for name in ("payload", "description"):
             if name in named:
                 values[name] = getattr(asked, name)
-        if asked.state is not None and asked.state != held.state:
-            values |= {"state": asked.state, "reason": None if asked.state == "enabled" else "by hand"}
-            if asked.state == "enabled":
-                # From now on; what was missed meanwhile is a matter of `recover`.
-                now = await self._present(held.tenant_id)
-                recover = now if held.recover is None else min(now, held.recover)
-                values |= {"recover": recover, "until": None, "failing_ms": None, "last_error": None}
-        return await self._changed_to(endpoint_id, lambda one: replace(one, **values))
+        present = await self._present(held.tenant_id)
+
+        def change(one: Endpoint) -> Endpoint:
+            # On what it is now: another request may have been faster.
+            _require(claims, one, redirects=asked.url is not None or "patterns" in named)
+            now = replace(one, **values)
+            if asked.state is None or asked.state == one.state:
+                return now
+            if asked.state == "disabled":
+                return replace(now, state="disabled", reason="by hand")
+            # From now on; what was missed meanwhile is a matter of `recover`.
+            begin = present if one.recover is None else min(present, one.recover)
+            return replace(
+                now, state="enabled", reason=None, recover=begin, until=None, failing_ms=None, last_error=None
+            )
+
+        return await self._changed_to(endpoint_id, change)
+
+    async def _no_replay(self, endpoint_id: str) -> None:
+        """Refuse while a replay goes to an endpoint: its events are its own, and may be more than the patterns name."""
+        active = [
+            one for one in await self._replays.active() if one.spec["asked"]["target"].get("webhook") == endpoint_id
+        ]
+        if active or await self._queue.replayed(endpoint_id):
+            raise Problem("conflict", "a replay goes there; cancel it, or use a token with the scope subscribe:*")
 
     async def _changed_to(self, endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> dict[str, Any]:
         now = await self._webhooks.change(endpoint_id, change)
@@ -147,7 +168,7 @@ class WebhookDesk:
         Raises:
             Problem: `not_found`.
         """
-        await self._held(claims, endpoint_id)
+        _require(claims, await self._held(claims, endpoint_id))
         if not await self._webhooks.delete(endpoint_id):
             raise _missing(endpoint_id)
         await self._changed()
@@ -156,29 +177,33 @@ class WebhookDesk:
         """Give it another secret; for a day messages are signed with both.
 
         Raises:
-            Problem: `not_found`; `invalid_request`: the secret is no good.
+            Problem: `not_found`; `forbidden`; `invalid_request`: the secret is no good.
         """
         await self._held(claims, endpoint_id)
         new, now = self._secret(secret), self._now_ms()
-        shown = await self._changed_to(
-            endpoint_id,
-            lambda one: replace(one, secret=new, old_secret=one.secret, old_until_ms=now + ROTATION_MS, updated_ms=now),
-        )
+
+        def change(one: Endpoint) -> Endpoint:
+            _require(claims, one, redirects=True)
+            return replace(one, secret=new, old_secret=one.secret, old_until_ms=now + ROTATION_MS, updated_ms=now)
+
+        shown = await self._changed_to(endpoint_id, change)
         return shown | {"secret": new, "old_secret_until": instant(now + ROTATION_MS)}
 
     async def recover(self, claims: Claims, endpoint_id: str, asked: RecoverRequest) -> dict[str, Any]:
         """Send again what lies after a cursor, or was recorded since a time, up to now.
 
         Raises:
-            Problem: `not_found`; `invalid_request`; `invalid_cursor`; `conflict`: the endpoint is disabled.
+            Problem: `not_found`; `forbidden`; `invalid_request`; `invalid_cursor`; `conflict`: the endpoint is
+                disabled.
         """
         held = await self._held(claims, endpoint_id)
-        if not held.enabled:
-            raise Problem("conflict", "the endpoint is disabled; enable it first, with PATCH and state: enabled")
         place, gap = await self._since(held.tenant_id, asked)
         until = (await self._history.heads([held.tenant_id]))[held.tenant_id]
 
         def change(one: Endpoint) -> Endpoint:
+            _require(claims, one, redirects=True)
+            if not one.enabled:
+                raise Problem("conflict", "the endpoint is disabled; enable it first, with PATCH and state: enabled")
             begin = place if one.recover is None else min(place, one.recover)
             # One that was not adopted yet is looked through up to where it will be.
             end = None if not one.adopted else max(until.id, one.until or ZERO)
@@ -207,12 +232,18 @@ class WebhookDesk:
         """Send a sample, signed as every message is, and show what comes back. It is no event, and in no history.
 
         Raises:
-            Problem: `not_found`.
+            Problem: `not_found`; `rate_limited`: one test of an endpoint at a time, and some of all.
         """
         endpoint = await self._held(claims, endpoint_id)
+        if endpoint_id in self._testing or len(self._testing) >= MAX_TESTS:
+            raise Problem("rate_limited", "a test is under way; wait for its answer")
         now = self._now_ms()
         headers, body = message(endpoint, _sample(endpoint, now), now, 1)
-        answer = await self._sender.send(endpoint.url, headers | {"hub-test": "true"}, body)
+        self._testing.add(endpoint_id)
+        try:
+            answer = await self._sender.send(endpoint.url, headers | {"hub-test": "true"}, body)
+        finally:
+            self._testing.discard(endpoint_id)
         return {
             "delivered": answer.kind == "delivered",
             "outcome": answer.kind,
@@ -273,7 +304,7 @@ class WebhookDesk:
         }
 
     async def _held(self, claims: Claims, endpoint_id: str) -> Endpoint:
-        found = await self._webhooks.get(endpoint_id[:64].lower())
+        found = await self._webhooks.get(endpoint_id) if UUID_FORM.fullmatch(endpoint_id) else None
         if found is None or not _manages(claims, found):
             raise _missing(endpoint_id)
         return found
@@ -308,7 +339,10 @@ class WebhookDesk:
             if not allowed:
                 raise Problem("forbidden", "the token has no subscribe: scope, so nothing may be sent in its name")
             return tuple(allowed)
-        for pattern in asked:
+        for index, pattern in enumerate(asked):
+            kind = pattern.partition(".")[0]
+            if pattern != ALL and kind not in EVENT_TYPES:
+                raise _wrong(f"patterns.{index}", f"there is no type {kind}; one of: {', '.join(EVENT_TYPES)}")
             if not claims.may("subscribe", pattern):
                 raise Problem("forbidden", f"the token lacks the scope subscribe:{pattern}")
         return tuple(dict.fromkeys(asked))
@@ -346,6 +380,22 @@ class WebhookDesk:
 
 def _manages(claims: Claims, endpoint: Endpoint) -> bool:
     return claims.holds(endpoint.tenant_id) and (claims.has("ops") or endpoint.system == claims.system)
+
+
+def _require(claims: Claims, endpoint: Endpoint, *, redirects: bool = False) -> None:
+    """Refuse a token that may see less than what goes to an endpoint. `redirects`: what goes there may come elsewhere
+    by this, or its signature into other hands; then the scope `ops` is not enough.
+
+    Raises:
+        Problem: `forbidden`.
+    """
+    if not redirects and claims.has("ops"):
+        return
+    for pattern in endpoint.patterns:
+        if not claims.may("subscribe", pattern):
+            raise Problem("forbidden", f"the endpoint gets {pattern}; the token lacks the scope subscribe:{pattern}")
+    if claims.view == MASKED and endpoint.view != MASKED:
+        raise Problem("forbidden", "the endpoint gets what identifies guests; the token is masked")
 
 
 def _sample(endpoint: Endpoint, now_ms: int) -> Entry:

@@ -58,9 +58,9 @@ class Intake:
         now_ms: Callable[[], int],
         delivered: Callable[[Sequence[bytes]], Awaitable[set[bytes]]],
     ) -> None:
-        """`endpoints`: by tenant, those that are enabled; `served`: the partitions of those tenants. `offer` is given what
-        was written down. `batch_due`: when an event of sync_mode batch is due. `delivered`: which of these rows the
-        ledger has."""
+        """`endpoints`: by tenant, those that are enabled; `served`: the partitions of those tenants. `offer` is given
+        what was written down. `batch_due`: when an event of sync_mode batch is due. `delivered`: which of these rows
+        the ledger has."""
         self._history = history
         self._log = history.log
         self._dispatcher = dispatcher
@@ -171,7 +171,7 @@ class Intake:
     def _owed(self, partition: int, entries: Sequence[Entry]) -> list[Delivery]:
         by_tenant = self._endpoints()
         return [
-            owed(endpoint, entry, partition, self._due(entry))
+            owed(endpoint, entry, partition, self.due(entry))
             for entry in entries
             for endpoint in by_tenant.get(entry.tenant_id, ())
             if endpoint.wants(entry)
@@ -194,8 +194,9 @@ class Intake:
             if one.key.id > upto or (one.key not in gone and (one.key.endpoint_id, one.event_id) not in waiting)
         ]
 
-    def _due(self, entry: Entry) -> int:
-        """Now; an event that is meant for a batch waits for its time, unless it is the hub's own, which is on time."""
+    def due(self, entry: Entry) -> int:
+        """When an event is due, Unix ms. Now; an event that is meant for a batch waits for its time, unless it is the
+        hub's own, which is on time."""
         try:
             batch = entry.event.get("sync_mode") == "batch" and entry.source != HUB
         except NOT_AN_EVENT:

@@ -25,7 +25,7 @@ from hub.security.addresses import Target, parse_url
 from hub.services.guarded_dialling import Dialler, Forbidden, Line, Resolve, Unreachable
 
 USER_AGENT: Final = f"hotel-event-hub/{version('hotel-event-hub')}"
-MAX_BODY_PARTS: Final = 256
+MAX_BODY_PARTS: Final = 32
 """A body in more pieces is read no further: each costs far more than its bytes."""
 BODY_S: Final = 1.0
 """The status says how the attempt ended; the body is waited for no longer, only to use the connection again."""
@@ -161,10 +161,10 @@ class WebhookSender:
             try:
                 response = await _ask(held, request)
             except (httpcore.ReadError, httpcore.RemoteProtocolError) as error:
-                if held.line.received:
+                if held.line.bounds.received:
                     raise Unreachable(_protocol_reason(error)) from error
             else:
-                if held.line.received:
+                if held.line.bounds.received:
                     return held, response
                 # What came after the last answer is none to this request.
                 held.line.abort()
@@ -204,7 +204,8 @@ class WebhookSender:
 
     def _rest(self, held: _Held) -> None:
         """Keep a connection for the next request, if its answer was read to the end."""
-        if self._closed or not held.connection.is_idle():
+        # Bytes beyond the answer would be taken for the next one.
+        if self._closed or held.line.unread or not held.connection.is_idle():
             held.line.abort()
             return
         held.line.rest()
@@ -281,10 +282,12 @@ def _request(place: _Place, headers: Mapping[str, str], body: bytes) -> httpcore
 async def _ask(held: _Held, request: httpcore.Request) -> httpcore.Response:
     held.line.ask()
     try:
-        return await held.connection.handle_async_request(request)
+        response = await held.connection.handle_async_request(request)
     except BaseException:
         held.line.abort()
         raise
+    held.line.bounds.head_read(any(name.lower() == b"transfer-encoding" for name, _ in response.headers))
+    return response
 
 
 async def _read(response: httpcore.Response, deadline: float) -> bytes:

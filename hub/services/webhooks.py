@@ -141,7 +141,7 @@ class WebhookService:
                 seen.set()
             for drive in list(self._lanes.values()):
                 if drive.lane.endpoint.recover is not None and drive.lane.endpoint.until is not None:
-                    await self._recover(fence, drive)
+                    await self._recover(fence, intake, drive)
             now = self._wall()
             if abs(now - measured) >= MEASURE_S:
                 measured = now
@@ -250,7 +250,7 @@ class WebhookService:
             if not lane.refill(entity, found, whole=len(found) < MAX_EACH):
                 return
 
-    async def _recover(self, fence: Fence, drive: _Drive) -> None:
+    async def _recover(self, fence: Fence, intake: Intake, drive: _Drive) -> None:
         """Look through a page of what an endpoint is to be sent again."""
         endpoint = drive.lane.endpoint
         at, until = endpoint.recover, endpoint.until
@@ -263,9 +263,8 @@ class WebhookService:
         entries = []
         if at < until:
             entries = await self._history.read(partition, at, PAGE, upto=until, tenants=[endpoint.tenant_id])
-        now = self.now_ms()
         found = [
-            owed(endpoint, entry, partition, now, RECOVERY)
+            owed(endpoint, entry, partition, intake.due(entry), RECOVERY)
             for entry in entries
             if entry.tenant_id == endpoint.tenant_id and endpoint.asks_for(entry)
         ]

@@ -8,6 +8,8 @@
   was over are not available, those out of service are only counted.
 - Guests are those of every stay with a night or a day use in the period, once a stay.
 - Amounts in other currencies than the one asked for are counted nowhere.
+
+SQLite refuses sums beyond 64 bits: amounts are summed in two halves, which are put together here.
 """
 
 from __future__ import annotations
@@ -26,6 +28,11 @@ from hub.core.facts import NOT_OTHER
 from hub.core.figures import Booked, DayLine, Figures, Part
 from schemas.types import MONEY_DECIMALS
 
+HALF: Final = 10**9
+"""Amounts are summed in so many of their units, and in what is left over."""
+MOST_CHARGED: Final = 4 * 10**18
+"""What the charges of one day, action, category and currency come to at most: two of these fit 64 bits."""
+
 # Days and numbers stand in the statements themselves: they are integers of the hub's own making, and PostgreSQL wants
 # to know each parameter's width. `mine` and `d` are stays and days; a stay takes the days from `a` to `z`.
 _STAYS: Final = """
@@ -39,38 +46,43 @@ WITH mine AS MATERIALIZED (
     CASE WHEN COALESCE(departed_day, checkout_day) > arrived_day THEN COALESCE(departed_day, checkout_day) - arrived_day
       ELSE 0 END AS nights
   FROM stays WHERE tenant_no = {tenant} AND last_day >= {before} AND first_day <= {end}
-), d(day) AS (VALUES {days})
-SELECT 'night' AS kind, d.day AS day, origin, channel, room_type,
+), d(day) AS (VALUES {days}), taken AS (
+  SELECT d.day AS day, origin, channel, room_type, nights,
+    CASE WHEN nights > 0 THEN amount / nights + CASE WHEN d.day - a < amount % nights THEN 1 ELSE 0 END
+      ELSE amount END AS money
+  FROM mine JOIN d ON d.day BETWEEN a AND z
+  WHERE a <= {end} AND z >= {start}
+)
+SELECT 'night' AS kind, day, origin, channel, room_type,
   SUM(CASE WHEN nights > 0 THEN 1 ELSE 0 END) AS n,
   SUM(CASE WHEN nights > 0 THEN 0 ELSE 1 END) AS m,
-  SUM(CASE WHEN nights > 0 THEN amount / nights + CASE WHEN d.day - a < amount % nights THEN 1 ELSE 0 END
-    ELSE amount END) AS money
-FROM mine JOIN d ON d.day BETWEEN a AND z
-WHERE a <= {end} AND z >= {start}
-GROUP BY d.day, origin, channel, room_type
+  SUM(money / {half}) AS high, SUM(money % {half}) AS low
+FROM taken GROUP BY day, origin, channel, room_type
 UNION ALL
-SELECT 'guests', 0, currency, NULL, NULL, SUM(CASE WHEN adults + children < 1 THEN 1 ELSE adults + children END), 0, 0
+SELECT 'guests', 0, currency, NULL, NULL, SUM(CASE WHEN adults + children < 1 THEN 1 ELSE adults + children END), 0,
+  0, 0
 FROM mine WHERE a <= {end} AND z >= {start} GROUP BY currency
 UNION ALL
 SELECT 'arrival', arrived_day, NULL, NULL, NULL, COUNT(*),
-  SUM(CASE WHEN checkin_day > created_day THEN checkin_day - created_day ELSE 0 END), 0
+  SUM(CASE WHEN checkin_day > created_day THEN checkin_day - created_day ELSE 0 END), 0, 0
 FROM mine WHERE arrived_day BETWEEN {start} AND {end} GROUP BY arrived_day
 UNION ALL
-SELECT 'departure', departed_day, NULL, NULL, NULL, COUNT(*), SUM(nights), 0
+SELECT 'departure', departed_day, NULL, NULL, NULL, COUNT(*), SUM(nights), 0, 0
 FROM mine WHERE departed_day BETWEEN {start} AND {end} GROUP BY departed_day
 UNION ALL
-SELECT 'no_show', 0, NULL, NULL, NULL, COUNT(*), 0, 0 FROM mine WHERE no_show_day BETWEEN {start} AND {end}
+SELECT 'no_show', 0, NULL, NULL, NULL, COUNT(*), 0, 0, 0 FROM mine WHERE no_show_day BETWEEN {start} AND {end}
 UNION ALL
-SELECT 'cancellation', 0, NULL, NULL, NULL, COUNT(*), 0, 0 FROM mine WHERE cancelled_day BETWEEN {start} AND {end}
+SELECT 'cancellation', 0, NULL, NULL, NULL, COUNT(*), 0, 0, 0 FROM mine WHERE cancelled_day BETWEEN {start} AND {end}
 UNION ALL
 SELECT CASE WHEN created_day >= {start} THEN 'booked' ELSE 'booked_before' END, 0, NULL, NULL, NULL, COUNT(*),
-  SUM(CASE WHEN checkout_day > checkin_day THEN checkout_day - checkin_day ELSE 0 END), SUM(amount)
+  SUM(CASE WHEN checkout_day > checkin_day THEN checkout_day - checkin_day ELSE 0 END),
+  SUM(amount / {half}), SUM(amount % {half})
 FROM mine WHERE created_day BETWEEN {before} AND {end} AND cancelled_day IS NULL AND status <> ''
 GROUP BY 1
 """
 _CHARGES: Final = """
-SELECT day, action, category, currency, SUM(amount) AS money FROM charges
-WHERE tenant_no = {tenant} AND day BETWEEN {start} AND {end} GROUP BY day, action, category, currency
+SELECT day, action, category, currency, amount FROM charges
+WHERE tenant_no = {tenant} AND day BETWEEN {start} AND {end}
 """
 _ROOMS: Final = """
 SELECT CASE WHEN first_day < {start} THEN {start} ELSE first_day END AS day, COUNT(*) AS n FROM rooms
@@ -113,6 +125,7 @@ async def read_figures(
         "start": start,
         "end": end,
         "before": number_of(period.before.start),
+        "half": HALF,
         "days": ", ".join(f"({day})" for day, _ in closings),
         "closings": ", ".join(f"({day}, {ms})" for day, ms in closings),
     }
@@ -161,6 +174,7 @@ class _Found:
     by_category: dict[str, int] = field(default_factory=dict)
     pickup: dict[str, Booked] = field(default_factory=dict)
     currencies: set[str] = field(default_factory=set)
+    bounded: bool = False
 
     def __post_init__(self) -> None:
         self.days = {day: _Day() for day in range(self.start, self.end + 1)}
@@ -169,9 +183,9 @@ class _Found:
         self.counts[name] = self.counts.get(name, 0) + more
 
     def add_stays(self, rows: Iterable[Any]) -> None:
-        for kind, day, origin, channel, room_type, n, m, money in rows:
+        for kind, day, origin, channel, room_type, n, m, high, low in rows:
             # PostgreSQL sums 64 bits as decimals, and nothing as NULL.
-            n, m, money = int(n or 0), int(m or 0), int(money or 0)
+            n, m, money = int(n or 0), int(m or 0), int(high or 0) * HALF + int(low or 0)
             if kind == "night":
                 self.days[day].sold += n
                 self.days[day].room_revenue += money
@@ -201,11 +215,12 @@ class _Found:
             self.currencies.add(currency)
 
     def add_charges(self, rows: Iterable[Any]) -> None:
-        for day, action, category, currency, money in rows:
+        for day, action, category, currency, amount in rows:
             self._note_currency(currency)
             if category in NOT_OTHER or currency not in ("", self.currency):
                 continue
-            amount = -int(money) if action == "refunded" else int(money)
+            self.bounded |= abs(amount) >= MOST_CHARGED
+            amount = -amount if action == "refunded" else amount
             self.days[day].other_revenue += amount
             self.by_category[category] = self.by_category.get(category, 0) + amount
 
@@ -261,6 +276,7 @@ class _Found:
             pickup=self.pickup.get("booked", Booked()),
             previous_pickup=self.pickup.get("booked_before", Booked()),
             other_currencies=tuple(sorted(self.currencies)),
+            bounded=self.bounded,
         )
 
 

@@ -11,7 +11,7 @@ from datetime import date, tzinfo
 from typing import Any, Final, NamedTuple
 
 import orjson
-from sqlalchemy import ColumnElement, Table, and_, case, delete, func, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, Table, and_, case, delete, func, literal, literal_column, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,14 +20,19 @@ from hub.core.facts import Folding, Room, Told
 from hub.core.figures import Figures
 from hub.core.said import TYPES
 from hub.core.stays import Stay
+from hub.errors import HubError
 from hub.store.database import Database
-from hub.store.fact_figures import read_figures
+from hub.store.fact_figures import MOST_CHARGED, read_figures
 from hub.store.outward_tables import charges, fact_places, late_days, room_conditions, rooms, stays
 from hub.store.places import Fenced, Mark
 from hub.store.tables import events, tenants
 from schemas.cursor import StreamId
 
 REMOVED_AT_ONCE: Final = 2000
+
+
+class FactsMoved(HubError):
+    """The facts are being made anew, or are no longer those that were asked for."""
 
 
 class LateDay(NamedTuple):
@@ -75,12 +80,13 @@ class Facts:
         self._put_rooms = self._put(rooms, "tenant_no", "room_id")
         self._put_conditions = self._put(room_conditions, "tenant_no", "room_id", "at_ms", "sequence")
         self._add_charges = self._put(
-            charges, "tenant_no", "day", "action", "category", "currency", added=("amount", "count")
+            charges, "tenant_no", "day", "action", "category", "currency", added=("amount", "count"), bounded="amount"
         )
         self._add_late = self._put(late_days, "tenant_no", "day", added=("events",))
 
-    def _put(self, table: Table, *key: str, added: Collection[str] = ()) -> str:
-        """The statement that writes a row over one of the same key, or adds to what that one has."""
+    def _put(self, table: Table, *key: str, added: Collection[str] = (), bounded: str = "") -> str:
+        """The statement that writes a row over one of the same key, or adds to what that one has: to `bounded` only so
+        much that it stays within `MOST_CHARGED`."""
         statement = self._add(table)
         changes: dict[str, ColumnElement[Any]] = {
             column.name: column + statement.excluded[column.name]
@@ -89,20 +95,35 @@ class Facts:
             for column in table.columns
             if column.name not in key
         }
+        if bounded:
+            changes[bounded] = _within(changes[bounded])
         return self._database.compiled(statement.on_conflict_do_update(index_elements=key, set_=changes))
 
     # -- figures --------------------------------------------------------------------------------------------------
 
     async def figures(
-        self, tenant_id: str, period: Period, *, currency: str, rooms: int | None, zone: tzinfo, rollover_hour: int
+        self,
+        tenant_id: str,
+        period: Period,
+        *,
+        currency: str,
+        rooms: int | None,
+        zone: tzinfo,
+        rollover_hour: int,
+        upto: Mark | None = None,
     ) -> Figures:
         """What the facts say of a period: all of one state of the store, and as far as `FactKeeper` brought them.
 
         `rooms` is how many the property says it has; None: as many as were spoken of. A tenant without facts has sold
-        nothing.
+        nothing. `upto` is the event up to which the keeper said that they are true.
+
+        Raises:
+            FactsMoved: they are not true so far any more, for somebody makes them anew, or by another calendar.
         """
         async with self._database.reading() as connection:
             number = await connection.scalar(select(tenants.c.tenant_no).where(tenants.c.tenant_id == tenant_id))
+            if upto is not None and upto.sequence > 0:
+                await _require(connection, number, (str(zone), rollover_hour), upto)
             return await read_figures(
                 connection,
                 -1 if number is None else number,
@@ -226,7 +247,14 @@ class Facts:
                 self._put_conditions,
                 [(tenant_no, *key, condition) for key, condition in folding.conditions.items()],
             )
-            await self._write(connection, self._add_charges, [(tenant_no, *key, *sum) for key, *sum in folding.charges])
+            await self._write(
+                connection,
+                self._add_charges,
+                [
+                    (tenant_no, *key, max(-MOST_CHARGED, min(MOST_CHARGED, amount)), count)
+                    for key, amount, count in folding.charges
+                ],
+            )
             await self._write(connection, self._add_late, [(tenant_no, *late) for late in folding.late])
 
     @staticmethod
@@ -278,6 +306,34 @@ class Facts:
                     rows = (await connection.execute(delete(table).where(tuple_(*key).in_(some)))).rowcount
         async with self._database.writing() as connection:
             await connection.execute(delete(fact_places).where(_at(tenant_no, place)))
+
+
+def _within(amount: ColumnElement[Any]) -> ColumnElement[Any]:
+    """An amount, or the bound that it is beyond."""
+    # They stand in the statement itself, whose parameters are the row's.
+    most: ColumnElement[int] = literal_column(str(MOST_CHARGED))
+    least: ColumnElement[int] = literal_column(str(-MOST_CHARGED))
+    return case((amount > most, most), (amount < least, least), else_=amount)
+
+
+async def _require(connection: AsyncConnection, tenant_no: int | None, calendar: tuple[str, int], upto: Mark) -> None:
+    """Refuse facts that are not true up to an event."""
+    query = (
+        select(tenants.c.base_ms, tenants.c.base_n, fact_places)
+        .select_from(tenants.outerjoin(fact_places, fact_places.c.tenant_no == tenants.c.tenant_no))
+        .where(tenants.c.tenant_no == tenant_no)
+    )
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise FactsMoved("the store does not know the tenant any more")
+    # Of what the retention removed before it was folded there are no facts.
+    reached = StreamId(row.base_ms, row.base_n)
+    if row.position is not None:
+        if (row.timezone, row.rollover_hour) != calendar:
+            raise FactsMoved("the facts are being made anew, by another calendar")
+        reached = max(reached, StreamId(row.id_ms, row.id_n))
+    if reached < upto.id:
+        raise FactsMoved("the facts are being made anew")
 
 
 def _at(tenant_no: int, place: FactPlace) -> ColumnElement[bool]:

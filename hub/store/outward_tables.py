@@ -123,7 +123,6 @@ webhook_replays: Final = Table(
 report_runs: Final = Table(
     "report_runs",
     metadata,
-    # Also the id of the event that the run emits.
     Column("run_id", String(36), primary_key=True),
     Column("tenant_id", String(100), nullable=False),
     Column("job", String(60), nullable=False),
@@ -134,6 +133,8 @@ report_runs: Final = Table(
     Column("stage", String(20), nullable=False),
     Column("state", String(20), nullable=False),
     Column("attempts", Integer, nullable=False),
+    # Of the event that the run emitted: its id is the run's, unless another's event had that.
+    Column("event_id", String(36), nullable=True),
     Column("cursor", Text, nullable=True),
     Column("sequence", BigInteger, nullable=True),
     # The event's data, JSON.

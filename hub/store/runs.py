@@ -50,6 +50,7 @@ class Run:
     attempts: int
     started_ms: int
     finished_ms: int | None = None
+    event_id: str | None = None
     cursor: str | None = None
     sequence: int | None = None
     data: dict[str, Any] | None = None
@@ -68,6 +69,7 @@ class Made:
     """What a run emitted."""
 
     stage: Stage
+    event_id: str
     cursor: str
     sequence: int
     data: Mapping[str, Any]
@@ -142,6 +144,7 @@ class Runs:
         values = {
             "state": "done",
             "stage": made.stage,
+            "event_id": made.event_id,
             "cursor": made.cursor,
             "sequence": made.sequence,
             "data": orjson.dumps(made.data).decode(),
@@ -347,6 +350,7 @@ def _run(row: Mapping[Any, Any]) -> Run:
         row["attempts"],
         row["started_ms"],
         row["finished_ms"],
+        row["event_id"],
         row["cursor"],
         row["sequence"],
         None if data is None else cast("dict[str, Any]", orjson.loads(data)),

@@ -21,6 +21,8 @@ from hub.store.outward_tables import webhook_deliveries, webhook_endpoints, webh
 from hub.store.places import Fenced, Place
 from schemas.cursor import ZERO, StreamId
 
+REPLAY_ID_LENGTH: Final = 36
+"""Of a replay that somebody asked for: its id is a UUID."""
 _columns = webhook_deliveries.c
 _KEY: Final = ("endpoint_id", "replay_id", "id_ms", "id_n", "epoch")
 _this = and_(*(_columns[name] == bindparam(f"at_{name}") for name in _KEY))
@@ -258,6 +260,13 @@ class WebhookQueue:
         )
         async with self._database.reading() as connection:
             return await connection.scalar(query) or 0
+
+    async def replayed(self, endpoint_id: str) -> bool:
+        """Whether an endpoint is owed anything by a replay that somebody asked for."""
+        named = func.length(_columns.replay_id) == REPLAY_ID_LENGTH
+        query = select(_columns.event_id).where(_columns.endpoint_id == endpoint_id, named).limit(1)
+        async with self._database.reading() as connection:
+            return await connection.scalar(query) is not None
 
     async def waiting_of(self, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
         """Which of these events, by endpoint and event, are owed already, outside of replays."""

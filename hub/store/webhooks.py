@@ -24,10 +24,14 @@ class Webhooks:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, endpoint: Endpoint) -> None:
-        """Write a new one down."""
+    async def create(self, endpoint: Endpoint, *, most: int | None = None) -> bool:
+        """Write a new one down; False where its tenant has `most` already."""
+        mine = select(func.count()).select_from(webhook_endpoints).where(_columns.tenant_id == endpoint.tenant_id)
         async with self._database.writing() as connection:
+            if most is not None and (await connection.scalar(mine) or 0) >= most:
+                return False
             await connection.execute(insert(webhook_endpoints).values(**_row(endpoint)))
+            return True
 
     async def get(self, endpoint_id: str) -> Endpoint | None:
         """One of them."""
@@ -41,12 +45,6 @@ class Webhooks:
             query = query.where(_columns.tenant_id.in_(tenants))
         async with self._database.reading() as connection:
             return [_endpoint(row) for row in (await connection.execute(query)).mappings()]
-
-    async def count(self, tenant_id: str) -> int:
-        """How many a tenant has."""
-        query = select(func.count()).select_from(webhook_endpoints).where(_columns.tenant_id == tenant_id)
-        async with self._database.reading() as connection:
-            return await connection.scalar(query) or 0
 
     async def versions(self) -> dict[str, int]:
         """What those who remember them look at to see which have changed."""

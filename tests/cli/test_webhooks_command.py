@@ -193,7 +193,8 @@ def test_what_makes_no_sense_is_said(outward: HubProcess) -> None:
         (("delete", ""), 2, "id is empty"),
         (("show", "00000000-0000-7000-8000-000000000000"), 1, "there is no webhook endpoint"),
         (("test", "nothing"), 1, "there is no webhook endpoint"),
-        (("list", "--tenant", "no tenant"), 0, ""),
+        (("list", "--tenant", "no tenant"), 1, "tenant"),
+        (("list", "--tenant", "nobody"), 0, ""),
     ):
         done = outward.call("webhooks", *arguments)
         assert (done.returncode, words in done.stderr) == (code, True), (arguments, done.stderr)

@@ -399,3 +399,10 @@ def test_days_of_a_room_that_is_told_late() -> None:
     assert late_days(seen, status(5, "vacant_dirty"), status(3, "occupied", recorded=5)) == {}
     # A room that nobody knew of was there on the days before.
     assert late_days(status(3, "occupied", recorded=5)) == {3: 1, 4: 1}
+
+
+def test_the_logs_clock_may_be_behind() -> None:
+    """What is taken within the last minute of a day may have come after the report on it: it marks the day."""
+    end = ms(1, 5)
+    for before_ms, late in ((60_001, {}), (60_000, {0: 1}), (1, {0: 1})):
+        assert late_days(charge("charged", 1, recorded=end - before_ms)) == late

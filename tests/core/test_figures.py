@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.core.calendar import Period
-from hub.core.figures import NO_ROOMS, Booked, DayLine, Figures, Part, report_data, same_figures
+from hub.core.figures import NO_ROOMS, TOO_LARGE, Booked, DayLine, Figures, Part, report_data, same_figures
 from schemas.registry import EVENT_TYPES, validate_data
 from schemas.report import detail_of
 
@@ -187,3 +187,27 @@ def test_a_previous_report_of_another_make(detail: Any) -> None:
     assert not same_figures(before, data_of(a_month()))
     changes = data_of(a_month(), previous=before)["detailed_data"]["changes"]
     assert {"figure": "adr", "before": None, "after": 100.0556} in changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, False),
+        ({"room_revenue": Decimal(10**15 - 1) - 620}, False),
+        ({"room_revenue": Decimal(10**15)}, True),
+        ({"room_revenue": Decimal(10**15 - 1)}, True),
+        ({"other_by_category": {"food": Decimal(-(10**15))}}, True),
+        ({"days": (day(0, other_revenue=Decimal(10**15)), day(1, other_revenue=-Decimal(10**15)))}, True),
+        ({"pickup": Booked(1, 1, Decimal(10**15))}, True),
+        ({"previous_pickup": Booked(1, 1, Decimal(10**15))}, True),
+        ({"bounded": True}, True),
+    ],
+)
+def test_amounts_too_large_to_be_said(changes: dict[str, Any], said: bool) -> None:
+    """They stand at the largest that can be, and a note says so."""
+    data = report_data(
+        "monthly_report", MONTH, a_month(**changes), currency="JPY", stage="final", as_of="c", generated_at=NOW
+    )
+    assert (TOO_LARGE in data["detailed_data"]["notes"]) is said
+    assert -(10**15) < data["total_revenue"] < 10**15
+    assert validate_data(EVENT_TYPES["analytics"], 1, data) == []

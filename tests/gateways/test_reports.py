@@ -118,7 +118,12 @@ async def test_who_may_make_reports(house: House) -> None:
     assert (await run(house, 403, own, tenant="another"))["code"] == "forbidden"
     answer = await house.http.post("/reports/run", content=b'{"report": "daily_report"}', headers=house.headers(**own))
     assert answer.status_code == 201, answer.text
-    for content, code in ((b"{", 400), (b"[]", 422), (b'{"report": "daily_report", "report": 1}', 400)):
+    for content in (b"[]", b"null", b"7", b'"daily_report"'):
+        answer = await house.http.post("/reports/run", content=content, headers=house.headers(**OPS))
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["detail"] == "the body must be a JSON object"
+        assert answer.json()["errors"][0]["path"] == ""
+    for content, code in ((b"{", 400), (b'{"report": "daily_report", "report": 1}', 400)):
         answer = await house.http.post("/reports/run", content=content, headers=house.headers(**OPS))
         assert answer.status_code == code, answer.text
 
@@ -172,6 +177,12 @@ async def test_listings_are_filtered_and_paged(house: House) -> None:
         {"limit": "many"},
         {"after": "x"},
         {"date": "11.7.2026"},
+        {"job": ""},
+        {"job": "daily\0"},
+        {"job": "x" * 41},
+        {"tenant": "default\0"},
+        {"tenant": "x" * 65},
+        {"tenant": "default,../x"},
         {"from": "yesterday"},
         {"to": "2026-07-14"},
     )
@@ -179,7 +190,9 @@ async def test_listings_are_filtered_and_paged(house: House) -> None:
         refused = await get(house, code=422, **wrong)
         assert refused["errors"][0]["path"] == next(iter(wrong))
     assert (await get(house, "/11111111-1111-5111-8111-111111111111", 404))["code"] == "not_found"
-    assert (await get(house, "/no-uuid", 404))["code"] == "not_found"
+    for run_id in ("no-uuid", "%00", f"{week}%00", f"{week}0", "x" * 5000):
+        assert (await get(house, f"/{run_id}", 404))["code"] == "not_found"
+    assert (await get(house, f"/{week.upper()}"))["run_id"] == week
 
 
 async def test_what_a_target_did_comes_into_the_delivery_log(house: House) -> None:

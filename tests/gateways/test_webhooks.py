@@ -220,7 +220,7 @@ async def test_a_thin_payload_has_ids_alone(desk: Desk, receiver: Receiver) -> N
 
 
 async def test_a_masked_token_makes_a_masked_endpoint(desk: Desk, receiver: Receiver) -> None:
-    """And turns one that it changes into one, for good."""
+    """And neither redirects nor changes one that is not, nor gets its secret."""
     publish, reservation = desk.house.publish, desk.house.reservation
     masked = await desk.create(receiver, "*", view="masked")
     assert masked["view"] == "masked"
@@ -235,9 +235,11 @@ async def test_a_masked_token_makes_a_masked_endpoint(desk: Desk, receiver: Rece
     full = await desk.create(receiver, "*")
     await publish(reservation("R2", data_guest_name="Taro Yamada"))
     assert b"Yamada" in (await receiver.next()).body
-    await desk.change(full, as_={"view": "masked"}, description="mine")
+    for change in ({"url": receiver.url}, {"patterns": ["*"]}, {"description": "mine"}, {"state": "disabled"}):
+        await desk.change(full, code=403, as_={"view": "masked"}, **change)
+    await desk.ask("POST", f"/{full['id']}/rotate", code=403, view="masked")
     await publish(reservation("R2", action="updated", data_guest_name="Taro Yamada"))
-    assert b"Yamada" not in (await receiver.next()).body
+    assert b"Yamada" in (await receiver.next()).body
 
 
 async def test_what_is_published_right_after_the_answer_arrives(desk: Desk, receiver: Receiver) -> None:
@@ -795,14 +797,27 @@ async def test_a_token_gives_no_more_than_it_has(desk: Desk, receiver: Receiver)
 
 
 async def test_a_narrower_token_leads_nothing_wider_elsewhere(desk: Desk, receiver: Receiver, other: Receiver) -> None:
-    """Of the same system: it changes neither the URL of an endpoint that gets more, nor its patterns to more."""
+    """Of the same system: it changes nothing of an endpoint that gets more, and does not get its secret."""
     made = await desk.create(receiver, "*")
     narrow: dict[str, Any] = {"scopes": ["subscribe:room.*"]}
     await desk.change(made, code=403, as_=narrow, url=other.url)
     await desk.change(made, code=403, as_=narrow, patterns=["reservation.*"])
-    changed = await desk.change(made, as_=narrow, patterns=None)
-    assert changed["patterns"] == ["room.*"]
+    await desk.change(made, code=403, as_=narrow, patterns=["room.*"])
+    for way in ("rotate", "recover"):
+        asked = {} if way == "rotate" else {"after": "earliest"}
+        await desk.ask("POST", f"/{made['id']}/{way}", asked, code=403, **narrow)
+        await desk.ask(
+            "POST", f"/{made['id']}/{way}", asked, code=403, **OPS | narrow | {"scopes": ["ops", "subscribe:room.*"]}
+        )
+    await desk.ask("DELETE", f"/{made['id']}", code=403, **narrow)
+    # What waited while it got more does not go where a narrower one leads it.
+    receiver.decide = lambda _: Answer(500)
+    await desk.house.publish(desk.house.reservation("R1"))
+    await receiver.next()
+    assert (await desk.change(made, patterns=["room.*"]))["patterns"] == ["room.*"]
     await desk.change(made, as_=narrow, url=other.url)
+    await desk.settled(made)
+    assert other.calls == []
     own = await desk.ask("POST", "", {"url": receiver.url}, code=201, scopes=["subscribe:reservation.created"])
     assert (own["patterns"], own["critical_only"]) == (["reservation.created"], True)
 

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from feed_rig import Rig, until
+import orjson
+from feed_rig import Rig, claims, until
 from replay_desk import Clock
 
 from hub.core.entry import Entry
@@ -23,6 +24,7 @@ from hub.services.report_requests import ReportRequests
 from hub.services.scheduler import LEASE, Scheduler
 from hub.store.leases import Fence
 from hub.store.runs import Run, RunFilter
+from schemas import registry, strict_json
 from schemas.cursor import ZERO
 
 TENANT = "t-1"
@@ -48,7 +50,7 @@ class Bureau:
         self.tenants = Tenants(rig.log)
         systems = systems or Systems()
         self.publisher = Publisher(rig.history, systems, rig.metrics, currency=self.tenants.currency)
-        self.announcer = Announcer(self.publisher)
+        self.announcer = Announcer(self.publisher, rig.history)
         self.keeper = FactKeeper(rig.store, self._calendar_of)
         self.maker = ReportMaker(rig.history, self.announcer, self.keeper, wall=clock.wall, sleep=self._archive)
         deliveries = ReportDeliveries(rig.history, self.announcer, outstanding_s=outstanding_s, wall=clock.wall)
@@ -148,6 +150,20 @@ def reservation(id: str, checkin: str, checkout: str, amount: int, **more: Any) 
         "origin": "phone",
     }
     return {"type": "reservation", "action": "created", "data": data | more}
+
+
+async def squat(rig: Rig, event_id: str, event: dict[str, Any] | None = None, tenant: str = TENANT) -> None:
+    """A publisher of the tenant's is there first with an id of the hub's own reckoning: an order's, or another's."""
+    items = [{"name": "tea", "quantity": 1, "unit_price": 1}]
+    order = {"order_id": "O1", "room_number": "101", "items": items, "total_amount": 1}
+    event = {"type": "order", "action": "placed", "data": order} | (event or {}) | {"event_id": event_id}
+    kind = registry.EVENT_TYPES[event["type"]]
+    parsed = strict_json.parse(orjson.dumps(event))
+    publisher = Publisher(rig.history, Systems(), rig.metrics)
+    token = claims([tenant], kind.authority, ("publish:*",))
+    receipt = await publisher.submit(parsed, parsed.tree, token)
+    assert not receipt["duplicate"]
+    await publisher.aclose()
 
 
 def local(text: str, zone: ZoneInfo = TOKYO) -> float:

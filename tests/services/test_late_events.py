@@ -12,6 +12,7 @@ from feed_rig import Rig
 from replay_desk import Clock
 from report_desk import TENANT, TOKYO, Bureau, Hung, reservation
 
+from hub.core import said
 from hub.store.runs import Run
 
 
@@ -154,3 +155,35 @@ async def test_a_revision_whose_hub_died_is_made_once(past: Bureau, monkeypatch:
     assert len({run.period for run in runs}) == len(runs)
     assert len(await heir.events()) == before + len(runs)
     assert await heir.rig.store.facts.late(TENANT) == []
+
+
+@pytest.mark.parametrize("after_the_report", [True, False])
+async def test_a_clock_of_the_logs_that_is_behind(
+    rig: Rig, after_the_report: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes after the final report, by a clock by which the day is not over, is in a revised one; what came before
+    it revises nothing."""
+    monkeypatch.setattr(said, "CLOCK_MS", 86_400_000)
+    now = datetime.now(TOKYO)
+    clock = Clock()
+    clock.now = time.time()
+    bureau = await Bureau(rig, clock).lead()
+    await bureau.describe(rooms=10)
+    data = {"folio_id": "F1", "reservation_id": "R1", "amount": 500, "category": "food"}
+    charged = {"type": "billing", "action": "charged", "occurred_at": now.isoformat(), "data": data}
+    if not after_the_report:
+        await bureau.publish(charged)
+    # The business day that it is by the log's clock is over by the hub's.
+    day = (now - timedelta(hours=5)).date()
+    clock.now = datetime(day.year, day.month, day.day, 5, 0, 1, tzinfo=TOKYO).timestamp() + 86_400
+    await bureau.round()
+    if after_the_report:
+        await bureau.publish(charged)
+    for _ in range(2):
+        clock.move(61)
+        await bureau.round()
+
+    assert [run.period.start for run in await revised(bureau) if run.report == "daily_report"] == [
+        day
+    ] * after_the_report
+    assert await rig.store.facts.late(TENANT) == []

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
 from feed_rig import Rig, claims
 from replay_desk import Clock
-from report_desk import TENANT, Bureau
-from sqlalchemy import delete
+from report_desk import TENANT, Bureau, squat
+from sqlalchemy import delete, update
+from structlog.testing import capture_logs
 
 from hub.core.delivery import row
 from hub.services.publisher import Systems
-from hub.services.report_deliveries import REMINDERS, due_after
+from hub.services.report_deliveries import _NOTICES, REMINDERS, due_after
 from hub.services.report_requests import RunRequest, shown
+from hub.store.outward_tables import report_runs
 from hub.store.runs import Run
 from hub.store.tables import events as archived_events
 from schemas.cursor import Cursor
+from schemas.errors import Problem
 
 OPS = claims(scopes=("ops",))
 MEMBER, SAAS = "hotel-member", "hotel-saas"
@@ -257,3 +260,65 @@ async def test_the_scheduler_looks_every_half_minute(bureau: Bureau, run: Run, m
 def test_when_the_next_step_is_due() -> None:
     """The reminders, then giving up."""
     assert [due_after(sent, 1000) for sent in range(len(REMINDERS) + 1)] == [1000, 5000, 18_000, 1000]
+
+
+async def test_a_notice_whose_id_is_taken_is_sent_all_the_same(bureau: Bureau, run: Run) -> None:
+    """A publisher that reckoned the ids of the notices keeps none of them back; each is sent once."""
+    await answer(bureau, run, SAAS)
+    for which in (f"{MEMBER}/1", f"{MEMBER}/2", f"{MEMBER}/3", f"{MEMBER}/alarm"):
+        await squat(bureau.rig, str(uuid5(_NOTICES, f"{run.run_id}/{which}")))
+    for number, time_ in enumerate((1, 6, 24, 25, 26)):
+        await look(bureau, run, time_ * OUTSTANDING_S + 1 + number)
+
+    assert [one.action for one in await bureau.events("system")] == ["notice", "notice", "notice", "alarm"]
+
+
+async def test_a_log_that_takes_no_notices_holds_up_nothing_else(
+    bureau: Bureau, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other reports are looked at, old runs are removed, and it is told once a round; the next round tries
+    again."""
+    other = await bureau.requests.run(OPS, ASKED)
+    for system in (MEMBER, SAAS):
+        await answer(bureau, other, system)
+    publish, tried = bureau.announcer.publish, 0
+    expired: list[int] = []
+    expire = bureau.runs.expire
+
+    async def away(*_: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        raise Problem("log_unavailable")
+
+    async def note(before_ms: int, fence: Any) -> int:
+        expired.append(before_ms)
+        return await expire(before_ms, fence)
+
+    monkeypatch.setattr(bureau.announcer, "publish", away)
+    monkeypatch.setattr(bureau.runs, "expire", note)
+    bureau.clock.move(3601)
+    with capture_logs() as logs:
+        assert await bureau.scheduler.round(bureau.fence) > 0
+    assert [one["reports"] for one in logs if one["event"] == "report_notices_held_up"] == [1]
+    assert tried == 1
+    assert len(expired) == 1
+    found = await bureau.runs.get(other.run_id)
+    assert found is not None
+    assert found.settled
+
+    monkeypatch.setattr(bureau.announcer, "publish", publish)
+    bureau.clock.move(31)
+    await bureau.round()
+    assert {one.targets for one in await bureau.events("system")} == {(MEMBER,), (SAAS,)}
+
+
+async def test_a_report_that_cannot_be_looked_at_holds_up_no_other(
+    bureau: Bureau, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a reason that nobody knows."""
+    other = await bureau.requests.run(OPS, ASKED)
+    for system in (MEMBER, SAAS):
+        await answer(bureau, other, system)
+    async with bureau.rig.store.database.writing() as connection:
+        await connection.execute(update(report_runs).where(report_runs.c.run_id == run.run_id).values(cursor="?"))
+    assert (await look(bureau, other, 1)).settled

@@ -10,13 +10,18 @@ from zoneinfo import ZoneInfo
 import pytest
 from feed_rig import Rig, claims
 from replay_desk import Clock
-from report_desk import TENANT, Bureau, reservation
+from report_desk import TENANT, Bureau, reservation, squat
 
+from hub.core import jobs
 from hub.core.calendar import Period, Report
+from hub.log.stream_log import Head
+from hub.services.fact_keeper import FactKeeper
 from hub.services.publisher import Systems
 from hub.services.report_maker import PATIENCE_S, POLL_S, Behind
 from hub.services.report_requests import RunRequest, begun_period, shown
+from hub.store.database import StoreUnavailable
 from hub.store.runs import RunFilter
+from schemas.cursor import StreamId
 from schemas.errors import Problem
 
 TOKYO = ZoneInfo("Asia/Tokyo")
@@ -327,3 +332,145 @@ class TestMaking:
         monkeypatch.setattr(bureau.keeper, "catch_up", stuck)
         with pytest.raises(Behind, match="the facts lack 1 events"):
             await bureau.maker.caught_up(TENANT)
+
+    async def test_a_number_that_is_given_again_is_not_enough(
+        self, bureau: Bureau, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After a failover the log's last event may have the number of one that was archived and lost: it is waited
+        for."""
+        await stayed(bureau, "R1", today(bureau))
+        head = (await bureau.rig.log.heads([TENANT]))[TENANT]
+        lost = Head(head.sequence, StreamId(head.id.ms - 1, 0))
+        archived, sleeps = bureau.rig.history.archived_heads, 0
+
+        async def heads(tenants: Any) -> dict[str, Head]:
+            return {TENANT: lost} if sleeps < 2 else await archived(tenants)
+
+        async def sleep(_: float) -> None:
+            nonlocal sleeps
+            sleeps += 1
+
+        monkeypatch.setattr(bureau.rig.history, "archived_heads", heads)
+        monkeypatch.setattr(bureau.maker, "_sleep", sleep)
+        assert (await bureau.maker.caught_up(TENANT)).id == head.id
+        assert sleeps == 2
+
+        async def stuck(_: str) -> Any:
+            return lost
+
+        monkeypatch.setattr(bureau.keeper, "catch_up", stuck)
+        with pytest.raises(Behind, match="the facts lack events"):
+            await bureau.maker.caught_up(TENANT)
+
+    async def test_facts_that_are_made_anew_meanwhile_make_no_report(
+        self, bureau: Bureau, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another hub has heard of a new calendar first, and dies over it: what is left is not reported. Asked again,
+        the report is as it would have been."""
+        day = today(bureau) - timedelta(days=1)
+        await stayed(bureau, "R1", day)
+        theirs = FactKeeper(bureau.rig.store, lambda _: ("Asia/Tokyo", 6))
+        figures = bureau.rig.store.facts.figures
+
+        async def dies(*_: Any) -> None:
+            raise StoreUnavailable("gone")
+
+        async def removed(*args: Any, **more: Any) -> Any:
+            with monkeypatch.context() as there:
+                there.setattr(bureau.rig.store.facts, "write", dies)
+                with pytest.raises(StoreUnavailable):
+                    await theirs.catch_up(TENANT)
+            return await figures(*args, **more)
+
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(bureau.rig.store.facts, "figures", removed)
+            with pytest.raises(Problem) as refused:
+                await bureau.requests.run(OPS, asked(day=day))
+        assert refused.value.retryable
+        assert await bureau.events() == []
+
+        run = await bureau.requests.run(OPS, asked(day=day))
+        assert run.data is not None
+        assert run.data["total_revenue"] == 9000
+
+
+REPORT = {
+    "type": "analytics",
+    "action": "daily_report",
+    "data": {
+        "report_type": "daily_report",
+        "period_start": "2026-07-14",
+        "period_end": "2026-07-14",
+        "total_revenue": 1,
+        "occupancy_rate": 0.5,
+        "customer_count": 1,
+        "average_stay_duration": 1,
+        "generated_by_system": "hub",
+        "generated_at": "2026-07-14T23:00:00+09:00",
+    },
+}
+"""Somebody's who says that it is the hub's."""
+
+
+class TestTakenIds:
+    """Run ids can be reckoned by whoever knows a tenant's jobs."""
+
+    @pytest.mark.parametrize("event", [{}, REPORT], ids=["another-event", "a-made-up-report"])
+    @pytest.mark.parametrize("when", ["before", "meanwhile"])
+    async def test_the_report_is_made_all_the_same(
+        self, bureau: Bureau, event: dict[str, Any], when: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Under another id, which the run tells; what others published is not taken for it."""
+        day = today(bureau) - timedelta(days=1)
+        await stayed(bureau, "R1", day)
+        now_ms = int(bureau.clock.now * 1000)
+        taken = jobs.Firing(TENANT, "manual", now_ms, "daily_report", Period(day, day), "final").run_id
+        if when == "before":
+            await squat(bureau.rig, taken, event)
+        else:
+            compute = bureau.maker._compute
+
+            async def meanwhile(*args: Any) -> Any:
+                data = await compute(*args)
+                await squat(bureau.rig, taken, event)
+                return data
+
+            monkeypatch.setattr(bureau.maker, "_compute", meanwhile)
+        run = await bureau.requests.run(OPS, asked(day=day))
+
+        assert run.run_id == taken
+        assert run.event_id not in (None, taken)
+        assert run.data is not None
+        assert run.data["total_revenue"] == 9000
+        assert shown(run, OPS)["event_id"] == run.event_id
+        [entry] = [one for one in await bureau.events() if one.source == "hub"]
+        assert (entry.event_id, entry.cursor, entry.event["data"]) == (run.event_id, run.cursor, run.data)
+
+        await bureau.archive()
+        await bureau.scheduler._deliveries.round(bureau.fence)
+        found = await bureau.runs.get(run.run_id)
+        assert found is not None
+        assert (found.settled, set(found.deliveries)) == (False, {MEMBER, SAAS})
+
+    async def test_a_run_that_is_taken_up_finds_its_event(
+        self, bureau: Bureau, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Although it has another id than the run: there is no second one."""
+        now_ms = int(bureau.clock.now * 1000)
+        day = today(bureau) - timedelta(days=1)
+        taken = jobs.Firing(TENANT, "manual", now_ms, "daily_report", Period(day, day), "final").run_id
+        await squat(bureau.rig, taken, REPORT)
+
+        async def dies(*_: Any, **__: Any) -> None:
+            raise StoreUnavailable("gone")
+
+        with monkeypatch.context() as dying:
+            dying.setattr(bureau.runs, "finish", dies)
+            with pytest.raises(StoreUnavailable):
+                await bureau.requests.run(OPS, asked())
+        bureau.clock.move(121)
+        await bureau.round()
+
+        [run] = await bureau.all()
+        [entry] = [one for one in await bureau.events() if one.source == "hub"]
+        assert (run.run_id, run.state, run.event_id) == (taken, "done", entry.event_id)

@@ -61,7 +61,7 @@ async def test_a_hub_that_dies_over_a_report(
     assert found is not None
     assert found.data == entry.event["data"]
     with pytest.raises(LeaseLost):
-        await finish(begun, Made("final", "elsewhere", 99, {}, ()), 0, bureau.fence, marks=True)
+        await finish(begun, Made("final", begun.run_id, "elsewhere", 99, {}, ()), 0, bureau.fence, marks=True)
     await other.at("2026-07-15T05:00", TOKYO)
     assert len(await other.events()) == 2
 

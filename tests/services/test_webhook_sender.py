@@ -13,6 +13,7 @@ from typing import Any
 
 import httpcore
 import pytest
+from h11._util import validate
 from hostile_endpoints import (
     Behaviour,
     Caller,
@@ -282,6 +283,76 @@ async def test_a_head_without_end_is_left(head: bytes, piece: bytes) -> None:
         await endpoint.all_closed.wait()
     assert answer.kind == "unreachable"
     assert answer.seconds < 5
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "lines"),
+    [
+        (b"HTTP/1.1 100 \r\n\r\n" * 3600 + OK, "the answer begins with more than 8 informational ones (1xx)", 9),
+        (
+            b"HTTP/1.1 200 OK\r\n" + b"a:\r\n" * 15_500 + b"\r\n",
+            "the answer's head has too many lines: more than 256",
+            0,
+        ),
+        (
+            (b"HTTP/1.1 100 \n" + b"a:\n" * 50 + b"\n") * 8 + OK,
+            "the answer's head has too many lines: more than 256",
+            256,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\na: " + b"a" * 20_000 + b"\r\n\r\n",
+            "the answer's head is larger than 16 KiB",
+            0,
+        ),
+        (CHUNKED + b"0\r\n" + b"a:\r\n" * 15_500 + b"\r\n", None, 3),
+        (CHUNKED + b"1\r\nA\r\n" * 10 + b"0000;a=b\r\n" + b"a:\n" * 15_500 + b"\n", None, 13),
+        (CHUNKED + b"1\r\nA\r\n" * 9000 + b"0\r\n\r\n", None, 2 + MAX_BODY_PARTS),
+    ],
+    ids=["1xx", "headers", "1xx headers", "large head", "trailers", "trailers after chunks", "chunks"],
+)
+async def test_a_flood_of_lines_is_not_parsed(
+    answer: bytes, error: str | None, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer made to be dear is left before its lines are taken apart, and its connection is closed."""
+    parsed = parsed_lines(monkeypatch)
+    async with listening(answering(answer)) as endpoint, sending() as sender:
+        got = await sender.send(endpoint.url, {}, BODY)
+        await endpoint.all_closed.wait()
+    assert (got.kind, got.status) == (("unreachable", None) if error else ("delivered", 200))
+    assert got.error == error
+    assert len(parsed) <= lines
+
+
+def parsed_lines(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The lines of answers that the parser of HTTP takes apart from now on."""
+    parsed: list[bytes] = []
+
+    def counted(pattern: Any, line: bytes, *rest: Any) -> Any:
+        parsed.append(bytes(line))
+        return validate(pattern, line, *rest)
+
+    monkeypatch.setattr("h11._readers.validate", counted)
+    return parsed
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 8 + response("200 OK", b"x\n" * 25_000),
+        response("200 OK", b"x\n" * 25_000, *(f"x-{number}: y" for number in range(200))),
+        CHUNKED + b"7530\r\n" + b"0,1" * 10_000 + b"\r\n0\r\n\r\n",
+        CHUNKED + b"7530\r\n" + b"x\r\n" * 10_000 + b"\r\n0\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    ],
+)
+async def test_an_odd_answer_within_bounds_is_read_to_its_end(answer: bytes) -> None:
+    """Informational answers, many headers, a body of many lines and trailers are HTTP: the connection is kept."""
+    async with listening(answering(answer)) as endpoint, sending() as sender:
+        answers = [await sender.send(endpoint.url, {}, BODY) for _ in range(2)]
+    assert [one.kind for one in answers] == ["delivered"] * 2
+    assert endpoint.connections == 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -632,14 +703,18 @@ async def test_an_answer_begun_is_not_asked_for_again() -> None:
 async def test_an_answer_nobody_asked_for_is_not_taken() -> None:
     """Bytes after the end of an answer, at once or later, are not the answer to the next webhook."""
     more = response("500 No", b"not asked for")
-    for late in (False, True):
+    for late, first in ((False, OK), (False, response("200 OK")), (True, OK)):
         read, closed = asyncio.Event(), asyncio.Event()
 
         async def behave(
-            caller: Caller, late: bool = late, read: asyncio.Event = read, closed: asyncio.Event = closed
+            caller: Caller,
+            late: bool = late,
+            first: bytes = first,
+            read: asyncio.Event = read,
+            closed: asyncio.Event = closed,
         ) -> None:
             await caller.request()
-            await caller.write(OK if late else OK + more)
+            await caller.write(first if late else first + more)
             if late and caller.number == 1:
                 await read.wait()
                 await caller.write(more)

@@ -116,7 +116,7 @@ class Webhooks:
             self.endpoints,  # type: ignore[arg-type]
             journal,
             self.recorder,
-            Announcer(self.publisher),
+            Announcer(self.publisher, self.rig.history),
             self.rig.metrics,
             SCHEDULE,
             wall=self.clock.wall,

@@ -15,7 +15,8 @@ from hub.core.facts import Folding
 from hub.core.figures import Figures
 from hub.services.fact_keeper import FactKeeper
 from hub.store.database import Database
-from hub.store.facts import FactPlace, LateDay
+from hub.store.fact_figures import MOST_CHARGED
+from hub.store.facts import FactPlace, FactsMoved, LateDay
 from hub.store.places import START, Fenced, Mark
 from hub.store.store import Store
 from schemas.cursor import StreamId
@@ -34,10 +35,12 @@ def keeper(store: Store) -> FactKeeper:
     return FactKeeper(store, lambda _: (ZONE, ROLLOVER))
 
 
-async def figures(store: Store, period: Period = JULY, *, rooms: int | None = None, tenant: str = TENANT) -> Figures:
+async def figures(
+    store: Store, period: Period = JULY, *, rooms: int | None = None, tenant: str = TENANT, upto: Mark | None = None
+) -> Figures:
     """What the store says."""
     return await store.facts.figures(
-        tenant, period, currency="JPY", rooms=rooms, zone=CALENDAR.zone, rollover_hour=ROLLOVER
+        tenant, period, currency="JPY", rooms=rooms, zone=CALENDAR.zone, rollover_hour=ROLLOVER, upto=upto
     )
 
 
@@ -149,3 +152,94 @@ async def test_removal_that_was_interrupted_is_finished(store: Store) -> None:
     await keep.catch_up(TENANT)
     assert await figures(store) == before
     assert await store.facts.reached(number) == place
+
+
+async def test_facts_that_are_made_anew_have_no_figures(store: Store) -> None:
+    """Neither while they are removed, nor when they are gone, nor before they are as far again, nor by another
+    calendar; whoever does not say how far they must be gets what there is."""
+    house, keep = House(), keeper(store)
+    house.book("R1", ms(0))
+    house.desk("R1", ms(5), "checked_in")
+    await house.archive(store)
+    mark = await keep.catch_up(TENANT)
+    before = await figures(store, upto=mark)
+    assert before.sold_room_nights == 3
+    for change_ in (
+        "UPDATE fact_places SET timezone = ''",
+        "UPDATE fact_places SET timezone = 'Asia/Seoul'",
+        f"UPDATE fact_places SET timezone = '{ZONE}', rollover_hour = {ROLLOVER + 1}",
+        f"UPDATE fact_places SET rollover_hour = {ROLLOVER}, id_n = id_n - 1",
+        "DELETE FROM fact_places",
+    ):
+        await change(store.database, change_)
+        with pytest.raises(FactsMoved):
+            await figures(store, upto=mark)
+        assert await figures(store) == await figures(store, upto=START) == before
+    with pytest.raises(FactsMoved):
+        await figures(store, tenant="nobody", upto=mark)
+    await change(store.database, "DELETE FROM stays")
+    assert await keep.catch_up(TENANT) == mark
+    assert await figures(store, upto=mark) == before
+
+
+async def test_what_the_retention_removed_is_not_waited_for(store: Store) -> None:
+    """Of a tenant whose events are all gone nothing can be folded any more, and it has its figures all the same."""
+    house, keep = House(), keeper(store)
+    house.book("R1", ms(0))
+    await house.archive(store)
+    await change(store.database, "UPDATE tenants SET base_position = position, base_epoch = epoch")
+    await change(store.database, "UPDATE tenants SET base_sequence = sequence, base_ms = id_ms, base_n = id_n")
+    mark = await keep.catch_up(TENANT)
+    assert mark.sequence == 1
+    assert (await figures(store, upto=mark)).sold_room_nights == 0
+
+
+async def test_sums_beyond_64_bits(store: Store) -> None:
+    """Of nights and of what was booked they are exact, down to the last ten-thousandth."""
+    house, keep = House(), keeper(store)
+    house.book("R0", ms(0))
+    await house.archive(store)
+    await keep.catch_up(TENANT)
+    number = await store.archive.number(TENANT)
+    count, most = 9_500, 10**15 - 1
+    await change(
+        store.database,
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < "
+        f"{count}) INSERT INTO stays SELECT {number}, 'S' || i, 'checked_in', 'twin', 'ota', NULL, NULL, {most}, 2, 0, "
+        "created_day, checkin_day, checkout_day, checkin_day, NULL, NULL, NULL, first_day, checkout_day "
+        "FROM n CROSS JOIN stays",
+    )
+    found = await figures(store)
+    whole = Decimal(count * most).scaleb(-4)
+    assert count * most > 2**63
+    assert (found.room_revenue, found.pickup.revenue) == (whole, whole + 300)
+    assert [part.revenue for part in found.by_room_type] == [whole]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+async def test_charges_are_summed_within_bounds(store: Store, sign: int) -> None:
+    """What a day's charges come to stays within 64 bits, however much comes at once and again, and it is said so; less
+    of it is counted again."""
+    house = House()
+    house.tell("billing", "corrected", "F1", ms(5), {"amount": sign * 10**11, "category": "food"})
+    await house.archive(store)
+    assert not (await figures(store)).bounded
+    number = await store.archive.number(TENANT)
+    assert number is not None
+    before = None
+    for n, amount in enumerate((2**70, 2**70, MOST_CHARGED)):
+        folding = house.folded()
+        next(iter(folding._charges.values())).amount = sign * amount
+        after = FactPlace(n, Mark(7, n, StreamId(ms(0), n)), ZONE, ROLLOVER)
+        await store.facts.write(number, before, after, folding)
+        before = after
+    found = await figures(store)
+    assert found.other_revenue == sign * Decimal(MOST_CHARGED).scaleb(-4)
+    assert found.bounded
+
+    folding = house.folded()
+    next(iter(folding._charges.values())).amount = -sign * 10_000
+    await store.facts.write(number, before, after._replace(position=9), folding)
+    found = await figures(store)
+    assert found.other_revenue == sign * (Decimal(MOST_CHARGED).scaleb(-4) - 1)
+    assert not found.bounded

@@ -35,7 +35,7 @@ def firing(due: int = NOW, job: str = "daily", tenant: str = "t", **more: Any) -
 
 def made(sequence: int = 1, stage: Any = "provisional", **data: Any) -> Made:
     """What a run emitted."""
-    return Made(stage, f"cursor-{sequence}", sequence, {"report_type": "daily_report", "note": "満室"} | data, TARGETS)
+    return Made(stage, f"event-{sequence}", f"cursor-{sequence}", sequence, {"report_type": "daily_report", "note": "満室"} | data, TARGETS)
 
 
 async def done(runs: Runs, one: Firing, sequence: int, at: int = NOW, **more: Any) -> Run:
@@ -58,7 +58,8 @@ async def test_a_run_from_its_beginning_to_its_end(runs: Runs) -> None:
 
     ended = await runs.finish(begun, made(7, "final"), NOW + 9, FENCE, marks=True)
     assert ended == await runs.get(begun.run_id)
-    assert (ended.state, ended.stage, ended.cursor, ended.sequence) == ("done", "final", "cursor-7", 7)
+    assert (ended.state, ended.stage, ended.event_id) == ("done", "final", "event-7")
+    assert (ended.cursor, ended.sequence) == ("cursor-7", 7)
     assert (ended.finished_ms, ended.error, ended.settled) == (NOW + 9, None, False)
     assert ended.data == {"report_type": "daily_report", "note": "満室"}
     waiting = {"status": "waiting", "at": None, "reminders": 0}

@@ -71,12 +71,13 @@ async def test_an_endpoint_is_kept_as_it_is(database: Database) -> None:
     webhooks = Webhooks(database)
     whole = endpoint()
     bare = Endpoint("e2", "default", "hotel-pms", "https://e", ("*",), False, "s", ZERO, 5, 5)
-    await webhooks.create(whole)
-    await webhooks.create(bare)
+    assert await webhooks.create(whole, most=1)
+    assert await webhooks.create(bare, most=1)
     assert [await webhooks.get("e1"), await webhooks.get("e2"), await webhooks.get("e3")] == [whole, bare, None]
     assert await webhooks.listed() == [whole, bare]
     assert await webhooks.listed(["default"]) == await webhooks.some(["e2"]) == [bare]
-    assert (await webhooks.count("naha"), await webhooks.count("x")) == (1, 0)
+    assert not await webhooks.create(endpoint("e4"), most=1)
+    assert await webhooks.get("e4") is None
     changed = await webhooks.change("e1", lambda held: replace(held, state="disabled", recover=None, until=None))
     assert changed == replace(whole, state="disabled", recover=None, until=None, version=2)
     assert await webhooks.get("e1") == changed
@@ -170,6 +171,23 @@ async def test_pages_follow_places_and_entities(database: Database, fence: Fence
     assert [one.key.id.ms for one in await queue.following("e1", "room:0", 10)] == [2, 4, 4, 6]
     assert [one.key.id.ms for one in await queue.following("e1", "room:1", 2)] == [1, 3]
     assert await queue.held("e1", "r") == 1
+    assert not await queue.replayed("e1")
+    replay = "019a0000-0000-7000-8000-000000000000"
+    await queue.add(fence, [Looked(4, None, Place(1, StreamId(9, 0)))], [delivery(9, replay=replay)])
+    assert await queue.replayed("e1")
+    wanted = [("e1", "event-1"), ("e1", "event-9"), ("e2", "event-3"), ("e2", "event-1")]
+    assert await queue.waiting_of(wanted) == {("e1", "event-1"), ("e2", "event-3")}
+
+
+async def test_what_strangers_are_owed_is_removed(database: Database, fence: Fence) -> None:
+    """Of endpoints that are gone; the others' stays."""
+    queue = WebhookQueue(database)
+    await Webhooks(database).create(endpoint())
+    await queue.add(fence, [Looked(3, None, Place(1, StreamId(9, 0)))], [delivery(1), delivery(2, of="gone")])
+    with pytest.raises(LeaseLost):
+        await queue.forget_strangers(Fence("webhooks", 9))
+    assert await queue.forget_strangers(fence) == 1
+    assert (await numbers(queue), await queue.total()) == ([1], 1)
 
 
 async def test_a_recovery_moves_with_what_it_found(database: Database, fence: Fence) -> None:

@@ -19,10 +19,13 @@ from hub.gateways.http.context import Asking, Hub, body, instant, json, listed, 
 from hub.services.report_requests import MAX_PAGE, RunRequest, shown
 from hub.store.runs import RunFilter, State
 from schemas import registry, strict_json
-from schemas.errors import Problem
-from schemas.types import read_day
+from schemas.errors import FieldError, Problem
+from schemas.types import TENANT_FORM, read_day
 
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")
+_RUN_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_JOB: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
+_TENANT: Final = re.compile(TENANT_FORM)
 
 Rendered = tuple[str, Callable[[Mapping[str, Any]], str]]
 FORMATS: Final[Mapping[str, Rendered]] = MappingProxyType(
@@ -69,8 +72,14 @@ async def list_(
             raise wrong("report", f"must be one of {', '.join(REPORTS)}")
     if state is not None and state not in get_args(State):
         raise wrong("state", f"must be one of {', '.join(get_args(State))}")
+    # PostgreSQL knows no NUL: what cannot be a name never comes to the store.
+    if job is not None and not _JOB.fullmatch(job):
+        raise wrong("job", "must be the name of a job, like daily-final")
+    tenants = listed(tenant)
+    if not all(_TENANT.fullmatch(one) for one in tenants):
+        raise wrong("tenant", "must be the id of a tenant")
     wanted = RunFilter(
-        frozenset(listed(tenant)) or None,
+        frozenset(tenants) or None,
         frozenset(reports) or None,
         job,
         cast("State | None", state),
@@ -91,13 +100,17 @@ async def list_(
 async def run(request: Request, hub: Hub, claims: Asking) -> Response:
     """Make a report now and emit it, on any period that has begun. Scope `ops`."""
     claims.require("ops")
+    said = strict_json.loads(await body(request))
+    if not isinstance(said, dict):
+        message = "the body must be a JSON object"
+        raise Problem("invalid_request", message, [FieldError("", message)])
     try:
-        asked = RunRequest.model_validate(strict_json.loads(await body(request)))
+        asked = RunRequest.model_validate(said)
     except ValidationError as error:
         found = registry.field_errors(error)
         raise Problem("invalid_request", f"{found[0].path}: {found[0].message}", found) from None
     made = await hub.reports.run(claims, asked)
-    request.state.event_id = made.run_id
+    request.state.event_id = made.event_id
     return json(shown(made, claims) | {"data": made.data}, 201)
 
 
@@ -111,7 +124,10 @@ async def get(
     """One run: its report and what became of it with each target. Who may see it: as the listing."""
     if format not in (None, "json", *FORMATS):
         raise wrong("format", f"must be one of json, {', '.join(FORMATS)}")
-    found = await hub.reports.get(claims, run_id.lower())
+    run_id = run_id.lower()
+    if not _RUN_ID.fullmatch(run_id):
+        raise Problem("not_found", "there is no such report run: its id is a UUID")
+    found = await hub.reports.get(claims, run_id)
     if format in (None, "json"):
         return json(shown(found, claims) | {"data": found.data})
     if found.data is None:

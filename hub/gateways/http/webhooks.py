@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ValidationError
 
-from hub.gateways.http.context import Asking, Hub, body, json, listed
+from hub.gateways.http.context import Asking, Hub, body, json, listed, wrong
 from schemas import registry, strict_json
 from schemas.errors import Problem
+from schemas.types import TENANT_FORM
 from schemas.webhooks import RecoverRequest, RotateRequest, WebhookChange, WebhookRequest
 
 router = APIRouter(tags=["webhooks"])
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_TENANT = re.compile(TENANT_FORM.removesuffix("$"))
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "Not there, or not for this token"}}
 
 
@@ -30,8 +33,11 @@ def _takes(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
 
 async def _read(request: Request, model: type[_Model]) -> _Model:
     raw = await body(request)
+    values = strict_json.loads(raw) if raw else {}
+    if not isinstance(values, dict):
+        raise wrong("body", "must be a JSON object")
     try:
-        return model.model_validate(strict_json.loads(raw) if raw else {})
+        return model.model_validate(values)
     except ValidationError as error:
         found = registry.field_errors(error)
         raise Problem("invalid_request", f"{found[0].path}: {found[0].message}", found) from None
@@ -53,6 +59,8 @@ async def list_(
     """The endpoints that the token may manage: `{"webhooks": [...]}`, oldest first."""
     named = listed(tenant)
     for one in named:
+        if not _TENANT.fullmatch(one):
+            raise wrong("tenant", "is no tenant's id")
         claims.require_tenant(one)
     tenants = named or (None if claims.all_tenants else sorted(claims.tenants))
     return json({"webhooks": await hub.webhooks.listed(claims, tenants)})

@@ -105,6 +105,7 @@ def upgrade() -> None:
         Column("stage", String(20), nullable=False),
         Column("state", String(20), nullable=False),
         Column("attempts", Integer, nullable=False),
+        Column("event_id", String(36), nullable=True),
         Column("cursor", Text, nullable=True),
         Column("sequence", BigInteger, nullable=True),
         Column("data", Text, nullable=True),
