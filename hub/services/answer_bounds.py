@@ -83,6 +83,8 @@ class AnswerBounds:
         return piece
 
     def _to_head_end(self, piece: bytes) -> bytes:
+        if self._heads > MAX_INFORMATIONAL:
+            raise httpcore.ReadError(f"the answer begins with more than {MAX_INFORMATIONAL} informational ones (1xx)")
         seen, before = self._tail + piece, len(self._tail)
         end = _HEAD_END.search(seen)
         if end is None:
@@ -93,8 +95,6 @@ class AnswerBounds:
         return seen[before : end.end()]
 
     def _count_head(self, piece: bytes) -> None:
-        if self._heads > MAX_INFORMATIONAL + 1:
-            raise httpcore.ReadError(f"the answer begins with more than {MAX_INFORMATIONAL} informational ones (1xx)")
         self._lines += piece.count(b"\n")
         if self._lines > MAX_HEAD_LINES:
             raise httpcore.ReadError(f"the answer's head has too many lines: more than {MAX_HEAD_LINES}")
