@@ -90,21 +90,14 @@ def deliveries(
 
 
 async def _list(reached: Access, query: Mapping[str, Any], limit: int, json: bool) -> None:
-    found: list[dict[str, Any]] = []
-    after: str | None = None
     async with Remote(reached) as remote:
-        while len(found) < limit:
-            page = await remote.get("deliveries", **query, limit=min(PAGE, limit - len(found)), after=after)
-            found += page["deliveries"]
-            after = page["next"]
-            if after is None:
-                break
+        found, more = await remote.listed("deliveries", "deliveries", limit, PAGE, query)
     if json:
         for one in found:
             line(compact(one))
     else:
         table(COLUMNS, [_row(one) for one in found], right=("retries",))
-    if after is not None:
+    if more:
         note(f"{len(found)} events; there are more: raise --limit")
 
 

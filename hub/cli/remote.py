@@ -89,6 +89,24 @@ class Remote:
         given = {name: value for name, value in params.items() if value not in (None, [], ())}
         return await self.request("GET", path, token or self.access.token(), params=given)
 
+    async def listed(
+        self, path: str, name: str, limit: int, page: int, query: Mapping[str, Any]
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Up to `limit` entries of a listing, `page` at a time: those under `name`, and whether there are more.
+
+        Raises:
+            Unreachable, Refused: see there.
+        """
+        found: list[dict[str, Any]] = []
+        after: str | None = None
+        while len(found) < limit:
+            answer = await self.get(path, **query, limit=min(page, limit - len(found)), after=after)
+            found += answer[name]
+            after = answer["next"]
+            if after is None:
+                break
+        return found, after is not None
+
     async def post(self, path: str, body: Any, token: str | None = None) -> Any:
         """Post JSON, or bytes that are JSON, and give back the JSON of the answer.
 

@@ -6,13 +6,14 @@ import asyncio
 import shutil
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from hub.cli.access import Access, DataDir, Json, Token, Url, access
+from hub.cli.ago import instant_of
 from hub.cli.failure import CommandError, UsageError
 from hub.cli.output import clean, compact, json_document, line, note, on_terminal, table
 from hub.cli.remote import Remote, segment
@@ -33,7 +34,6 @@ COLUMNS: Final = (
     "error",
 )
 FORMATS: Final = ("text", "json", "csv", "html")
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 app = typer.Typer()
 group = typer.Typer(no_args_is_help=True, help="Report jobs: their runs, the reports, and making one now.")
@@ -57,27 +57,20 @@ def list_(
     data_dir: DataDir = None,
 ) -> None:
     """Runs of report jobs, the one due last first; times are local. With --json one JSON object a line."""
-    query = {"tenant": tenant, "job": job, "report": report, "from": _since(since)}
+    query = {"tenant": tenant, "job": job, "report": report, "from": instant_of("--since", since, datetime.now(UTC))}
     query["state"] = "failed" if failed else None
     asyncio.run(_list(access(url, token, data_dir), query, limit, json))
 
 
 async def _list(reached: Access, query: Mapping[str, Any], limit: int, json: bool) -> None:
-    found: list[dict[str, Any]] = []
-    after: str | None = None
     async with Remote(reached) as remote:
-        while len(found) < limit:
-            page = await remote.get("reports", **query, limit=min(PAGE, limit - len(found)), after=after)
-            found += page["runs"]
-            after = page["next"]
-            if after is None:
-                break
+        found, more = await remote.listed("reports", "runs", limit, PAGE, query)
     if json:
         for one in found:
             line(compact(one))
     else:
         table(COLUMNS, [_row(one) for one in found], right=("attempts",))
-    if after is not None:
+    if more:
         note(f"{len(found)} runs; there are more: raise --limit")
 
 
@@ -173,17 +166,6 @@ def run(
         json_document(made)
     else:
         table(COLUMNS, [_row(made)], right=("attempts",))
-
-
-def _since(text: str) -> str:
-    """An instant, or how long ago, as an instant."""
-    number, unit = text[:-1], _UNITS.get(text[-1:])
-    if unit is None or not (number.isascii() and number.isdigit()):
-        return text
-    try:
-        return (datetime.now(UTC) - timedelta(**{unit: int(number)})).isoformat(timespec="milliseconds")
-    except (OverflowError, ValueError):
-        raise UsageError(f"--since {text[:20]} is longer ago than there were computers", "Like 12h or 7d") from None
 
 
 def _row(run: Mapping[str, Any]) -> tuple[Any, ...]:
