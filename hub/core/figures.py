@@ -32,7 +32,7 @@ NO_ROOMS: Final = (
     "No room is known, so there is no occupancy: say how many there are with `hub tenants set ID --rooms N`"
 )
 
-TOO_LARGE: Final = "Some amounts are larger than a report can say, and stand at the largest that it can: look for slips in prices"
+TOO_LARGE: Final = "Some amounts are larger than a report can say, and stand at the largest: look for slips in prices"
 
 
 class Part(NamedTuple):

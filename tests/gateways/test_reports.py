@@ -146,7 +146,7 @@ async def test_who_may_see_reports(house: House) -> None:
     assert (await house.http.get("/reports")).status_code == 401
 
 
-async def test_listings_are_filtered_and_paged(house: House) -> None:
+async def test_listings_are_filtered_and_paged(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """By each parameter; wrong ones are named."""
     await house.publish(house.reservation())
     days = ["2026-07-10", "2026-07-11", "2026-07-12"]
@@ -190,9 +190,11 @@ async def test_listings_are_filtered_and_paged(house: House) -> None:
         refused = await get(house, code=422, **wrong)
         assert refused["errors"][0]["path"] == next(iter(wrong))
     assert (await get(house, "/11111111-1111-5111-8111-111111111111", 404))["code"] == "not_found"
+    assert (await get(house, f"/{week.upper()}"))["run_id"] == week
+    # PostgreSQL would refuse some of these: the store is not asked.
+    monkeypatch.setattr(house.hub.store.runs, "get", None)
     for run_id in ("no-uuid", "%00", f"{week}%00", f"{week}0", "x" * 5000):
         assert (await get(house, f"/{run_id}", 404))["code"] == "not_found"
-    assert (await get(house, f"/{week.upper()}"))["run_id"] == week
 
 
 async def test_what_a_target_did_comes_into_the_delivery_log(house: House) -> None:

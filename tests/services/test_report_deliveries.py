@@ -320,5 +320,6 @@ async def test_a_report_that_cannot_be_looked_at_holds_up_no_other(
     for system in (MEMBER, SAAS):
         await answer(bureau, other, system)
     async with bureau.rig.store.database.writing() as connection:
-        await connection.execute(update(report_runs).where(report_runs.c.run_id == run.run_id).values(cursor="?"))
+        damaged = update(report_runs).where(report_runs.c.run_id == run.run_id)
+        await connection.execute(damaged.values(deliveries=f'{{"{MEMBER}": {{}}}}'))
     assert (await look(bureau, other, 1)).settled

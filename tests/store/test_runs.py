@@ -35,7 +35,14 @@ def firing(due: int = NOW, job: str = "daily", tenant: str = "t", **more: Any) -
 
 def made(sequence: int = 1, stage: Any = "provisional", **data: Any) -> Made:
     """What a run emitted."""
-    return Made(stage, f"event-{sequence}", f"cursor-{sequence}", sequence, {"report_type": "daily_report", "note": "満室"} | data, TARGETS)
+    return Made(
+        stage,
+        f"event-{sequence}",
+        f"cursor-{sequence}",
+        sequence,
+        {"report_type": "daily_report", "note": "満室"} | data,
+        TARGETS,
+    )
 
 
 async def done(runs: Runs, one: Firing, sequence: int, at: int = NOW, **more: Any) -> Run:

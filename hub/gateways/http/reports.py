@@ -126,7 +126,7 @@ async def get(
         raise wrong("format", f"must be one of json, {', '.join(FORMATS)}")
     run_id = run_id.lower()
     if not _RUN_ID.fullmatch(run_id):
-        raise Problem("not_found", "there is no such report run: its id is a UUID")
+        raise Problem("not_found", f"there is no report run {run_id[:64]}")
     found = await hub.reports.get(claims, run_id)
     if format in (None, "json"):
         return json(shown(found, claims) | {"data": found.data})
