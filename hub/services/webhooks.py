@@ -329,6 +329,7 @@ class _Drive:
     async def _run(self) -> None:
         while True:
             self._awake.clear()
+            scanned = self.lane.scanned
             try:
                 if self.lane.wants_more:
                     await self._fill(self.lane)
@@ -339,10 +340,12 @@ class _Drive:
                 while (delivery := self.lane.take(now)) is not None:
                     self._attempt(delivery)
                     taken = True
-                if self.lane.wants_more and not taken:
-                    # What is due may lie behind what is not.
-                    continue
                 wait = self.lane.wait_ms(now)
+                if self.lane.wants_more:
+                    if not taken and self.lane.scanned != scanned:
+                        # What is due may lie behind what is not.
+                        continue
+                    wait = min(wait or HELD_UP_MS, HELD_UP_MS)
             except StoreUnavailable as error:
                 log.warning("webhooks_not_read", error=str(error))
                 wait = HELD_UP_MS

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
-from test_webhooks import endpoint
+from test_webhook_decisions import endpoint
 
 from hub.core import webhook_lane
 from hub.core.webhook_lane import MAX_PARALLEL, Lane
