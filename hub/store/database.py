@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sqlite3
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiosqlite
+from aiosqlite.core import _STOP_RUNNING_SENTINEL
 from sqlalchemy import URL, Executable, Table, event, insert, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -28,6 +32,8 @@ CACHE_KIB: Final = 64 * 1024
 PAGE_BYTES: Final = 8192
 CHECKPOINT_PAGES: Final = 4000
 READERS: Final = 4
+LEISURELY: Final = 19
+"""The niceness of who reads in no hurry."""
 SQLITE_FILE: Final = "store.db"
 APPLICATION: Final = "hotel-event-hub"
 """What PostgreSQL knows the hub's connections by."""
@@ -79,11 +85,13 @@ class Database:
         if self.sqlite:
             self._writer = self._patient = _sqlite(url, 1, "BEGIN IMMEDIATE")
             self._reader = _sqlite(url, READERS, "BEGIN")
+            self._leisurely = _sqlite(url, 1, "BEGIN", niceness=LEISURELY)
         else:
             self._writer = _postgres(url, COMMAND_TIMEOUT_S, pool_size=8, max_overflow=4, pool_pre_ping=True)
             self._patient = _postgres(url, None, pool_size=1, max_overflow=1, pool_pre_ping=True)
             # All statements of a reader see one state, as they do on SQLite.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._leisurely = self._reader
 
     @asynccontextmanager
     async def writing(self, *, patient: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -104,13 +112,16 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
+    async def reading(self, *, leisurely: bool = False) -> AsyncIterator[AsyncConnection]:
         """A transaction that reads; all its statements see one state.
+
+        `leisurely`: for what takes seconds of a processor and is in no hurry. SQLite works for it one at a time, and
+        only where nobody else wants the processor.
 
         Raises:
             StoreUnavailable: the database refused or was not reached.
         """
-        async with self._translated(), self._reader.connect() as connection:
+        async with self._translated(), (self._leisurely if leisurely else self._reader).connect() as connection:
             yield connection
 
     def compiled(self, statement: Executable) -> str:
@@ -154,7 +165,7 @@ class Database:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        for engine in (self._writer, self._reader, self._patient):
+        for engine in (self._writer, self._reader, self._patient, self._leisurely):
             await engine.dispose()
 
     @asynccontextmanager
@@ -222,12 +233,17 @@ class _Connection(aiosqlite.Connection):
     exception that tells of it, with the right to write in its hand.
     """
 
-    def __init__(self, file: str, cache_kib: int) -> None:
-        super().__init__(lambda: _opened(file, cache_kib), 64)
+    def __init__(self, file: str, cache_kib: int, niceness: int) -> None:
+        super().__init__(lambda: _opened(file, cache_kib, niceness), 64)
         # Nothing waits for it when the interpreter ends.
         self._thread.daemon = True
 
     def stop(self) -> asyncio.Future[Any] | None:
+        if self._connection is None:
+            # It could not be opened. Nobody awaits that its thread ends, and the loop may be closed by then.
+            self._running = False
+            self._tx.put_nowait((None, lambda: _STOP_RUNNING_SENTINEL))
+            return None
         self._end_transaction()
         return super().stop()
 
@@ -240,8 +256,11 @@ class _Connection(aiosqlite.Connection):
             self._tx.put_nowait((None, self._connection.rollback))
 
 
-def _opened(file: str, cache_kib: int) -> sqlite3.Connection:
+def _opened(file: str, cache_kib: int, niceness: int) -> sqlite3.Connection:
     """A connection with the settings that the store relies on. Runs in the connection's own thread."""
+    if niceness and sys.platform == "linux":
+        # There a thread has a priority of its own.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
     # The driver's own transactions begin late and commit early; the engine's "begin" begins them.
     connection = sqlite3.connect(file, timeout=0, isolation_level=None, check_same_thread=False)
     try:
@@ -279,12 +298,12 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
             time.sleep(WAL_RETRY_S)
 
 
-def _sqlite(url: URL, connections: int, begin: str) -> AsyncEngine:
+def _sqlite(url: URL, connections: int, begin: str, *, niceness: int = 0) -> AsyncEngine:
     file = url.database or ""
     cache_kib = CACHE_KIB if begin != "BEGIN" else CACHE_KIB // 4
 
     def connect() -> _Connection:
-        return _Connection(file, cache_kib)
+        return _Connection(file, cache_kib, niceness)
 
     engine = create_async_engine(
         "sqlite+aiosqlite://",

@@ -120,7 +120,7 @@ class Facts:
         Raises:
             FactsMoved: they are not true so far any more, for somebody makes them anew, or by another calendar.
         """
-        async with self._database.reading() as connection:
+        async with self._database.reading(leisurely=True) as connection:
             number = await connection.scalar(select(tenants.c.tenant_no).where(tenants.c.tenant_id == tenant_id))
             if upto is not None and upto.sequence > 0:
                 await _require(connection, number, (str(zone), rollover_hour), upto)
