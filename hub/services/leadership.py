@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from hub.services.ending import end
+from hub.services.ending import end, first_of
 from hub.store.database import StoreUnavailable, StoreVersionError
 from hub.store.leases import Fence, Lease, LeaseLost, Leases
 from hub.store.store import Store
@@ -74,13 +74,7 @@ class Leadership:
 
     async def _waited(self, seconds: float) -> bool:
         """Wait; False when it is to stop."""
-        waits = [asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._stopping.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in waits:
-                one.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+        await first_of(self._sleep(seconds), self._stopping.wait())
         return not self._stopping.is_set()
 
     async def _run(self) -> None:

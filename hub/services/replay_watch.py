@@ -15,7 +15,7 @@ import structlog
 
 from hub.core.pace import Pace
 from hub.security.tokens import Claims
-from hub.services.ending import end
+from hub.services.ending import end, first_of
 from hub.store.database import StoreUnavailable
 from hub.store.replays import Replay, Replays
 from schemas.errors import Problem
@@ -123,14 +123,7 @@ class ReplayWatch:
 
     async def wait(self, seconds: float) -> None:
         """The same; at most so long by the clock that replays are paced by."""
-        news = asyncio.ensure_future(self.news())
-        timer = asyncio.ensure_future(self._sleep(seconds))
-        try:
-            await asyncio.wait({news, timer}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            news.cancel()
-            timer.cancel()
-            await asyncio.gather(news, timer, return_exceptions=True)
+        await first_of(self.news(), self._sleep(seconds))
 
     async def begin(self, replay: Replay) -> Replay:
         """Begin one, unless it was begun: its pace counts from now.

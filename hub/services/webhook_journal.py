@@ -73,11 +73,6 @@ class Journal:
             self._news.clear()
             await self._write()
 
-    async def drain(self) -> None:
-        """Write what is there, once: for the end."""
-        if self._page:
-            await self._write()
-
     async def _write(self) -> None:
         page, self._page = self._page, Page()
         begun, self._begun = self._begun, []

@@ -16,7 +16,7 @@ import structlog
 
 from hub.core.webhook_lane import MAX_EACH, Lane
 from hub.core.webhooks import Delivery, Endpoint, owed
-from hub.services.ending import end
+from hub.services.ending import end, first_of
 from hub.services.history import History
 from hub.services.webhook_attempts import HELD_UP_MS, Attempts
 from hub.services.webhook_intake import Intake
@@ -115,9 +115,9 @@ class WebhookService:
             self.working = False
             self._seen.set()
             await end(*tasks[1:])
-            await self._end(journal, tasks[0])
+            await self._end(tasks[0])
 
-    async def _end(self, journal: Journal, writing: asyncio.Task[None]) -> None:
+    async def _end(self, writing: asyncio.Task[None]) -> None:
         """Take nothing more; what is under way may come to its end for some seconds."""
         drives, self._lanes = list(self._lanes.values()), {}
         await asyncio.gather(*(drive.stop_taking() for drive in drives))
@@ -149,7 +149,7 @@ class WebhookService:
             if abs(now - tidied) >= TIDY_S:
                 tidied = now
                 await self._tidy(fence)
-            await _first(self._changed.wait(), self._sleep(POLL_S))
+            await first_of(self._changed.wait(), self._sleep(POLL_S))
 
     async def _tidy(self, fence: Fence) -> None:
         """Forget what endpoints are owed that are gone, and how far replays were that are over."""
@@ -355,7 +355,7 @@ class _Drive:
             if wait is None:
                 await self._awake.wait()
             else:
-                await _first(self._awake.wait(), self._sleep(wait / 1000))
+                await first_of(self._awake.wait(), self._sleep(wait / 1000))
 
     def _attempt(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._try(delivery), name=f"webhook-attempt-{delivery.event_id}")
@@ -373,17 +373,6 @@ class _Drive:
             self.lane.left(delivery, self._now_ms() + HELD_UP_MS)
         finally:
             self.wake()
-
-
-async def _first(*waits: Awaitable[object]) -> None:
-    """Until one of these is over."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 __all__ = ["WebhookService"]
