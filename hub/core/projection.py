@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from hub.core.versions import Vector, actor
 from schemas import registry
 from schemas.cursor import ZERO, StreamId
 from schemas.envelope import EventType
@@ -33,12 +34,14 @@ class State(NamedTuple):
     seen_by_some: frozenset[str]
     """The systems that may see at least one."""
     data: dict[str, Any]
+    writers: Vector
+    """Who made how many of these events (`hub.core.versions`)."""
 
 
 class Folding:
     """A state that events are folded into, one after the other."""
 
-    __slots__ = ("_all", "_data", "_id", "_kind", "_some", "_targets", "_version", "revision", "sequence")
+    __slots__ = ("_all", "_data", "_id", "_kind", "_some", "_targets", "_version", "_writers", "revision", "sequence")
 
     def __init__(self, type: str, state: State | None = None) -> None:
         self._kind = EVENT_TYPES.get(type)
@@ -47,10 +50,12 @@ class Folding:
         self._all = self._some = _NONE
         self._targets: Any = None
         self._data: dict[str, Any] | None = None
+        self._writers: Vector = {}
         if state is not None:
             self.revision, self.sequence, self._id = state.revision, state.sequence, state.id
             self._all, self._some = state.seen_by_all, state.seen_by_some
             self._version, self._data = _newest(self._kind, state.schema_version, state.data)
+            self._writers = dict(state.writers)
 
     def add(self, event: Mapping[str, Any], sequence: int, id: StreamId) -> None:
         """Fold in an envelope and its place. What is not an envelope leaves everything as it was."""
@@ -74,6 +79,8 @@ class Folding:
         else:
             self._data = merged(self._data or {}, data)
         self.revision, self.sequence, self._id = revision, sequence, id
+        writer = actor(event)
+        self._writers[writer] = self._writers.get(writer, 0) + 1
         if version > self._version:
             self._version = version
 
@@ -88,7 +95,9 @@ class Folding:
         """The state; None while no event was folded in."""
         if self._data is None:
             return None
-        return State(self.revision, self.sequence, self._id, self._version, self._all, self._some, self._data)
+        return State(
+            self.revision, self.sequence, self._id, self._version, self._all, self._some, self._data, self._writers
+        )
 
 
 def newest(type: str, state: State) -> State:

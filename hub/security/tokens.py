@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -86,6 +86,26 @@ class Claims:
         """
         if not self.has(scope):
             raise Problem("forbidden", f"the token lacks the scope {scope}")
+
+    def syncing(self) -> Claims:
+        """The same for what a device that works offline does: it says and sees all that its system may.
+
+        Raises:
+            Problem: `forbidden`: without the scope `sync`, or with the masked view, which nobody can work on.
+        """
+        self.require("sync")
+        if self.view != "full":
+            raise Problem("forbidden", "a masked copy cannot be worked on; sync needs a token with view `full`")
+        return replace(self, scopes=self.scopes | {"publish:*", "subscribe:*"})
+
+    def require_device(self, device_id: str) -> None:
+        """Refuse a token that is another device's.
+
+        Raises:
+            Problem: `forbidden`.
+        """
+        if self.device_id is not None and self.device_id != device_id:
+            raise Problem("forbidden", f"device_id: the token is for the device {self.device_id}")
 
     def require_tenant(self, tenant_id: str) -> None:
         """Refuse a tenant the token does not hold.

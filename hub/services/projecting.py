@@ -270,10 +270,10 @@ class Projection:
         for key, row in states.items():
             before = cache.pop(key, None)
             cache[key] = row
-            self._cached += len(row[-1]) + (_ROW_BYTES if before is None else -len(before[-1]))
+            self._cached += len(row[7]) + (_ROW_BYTES if before is None else -len(before[7]))
         while self._cached > self._cache_bytes:
             _, gone = cache.popitem(last=False)
-            self._cached -= len(gone[-1]) + _ROW_BYTES
+            self._cached -= len(gone[7]) + _ROW_BYTES
 
 
 def _turned(lane: _Lane | None, place: Place) -> bool:

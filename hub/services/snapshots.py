@@ -321,7 +321,7 @@ class Snapshots:
 
     async def _shown(self, scope: Scope, tenant_id: str, upto: StreamId, key: Key, row: Stored) -> Shown | None:
         _, type, entity = key
-        revision, sequence, ms, n, version, all_, some, data = row
+        revision, sequence, ms, n, version, all_, some, data, _ = row
         if not may_see(scope.system, systems(some)):
             return None
         if (ms, n) > upto or not scope.whole(type) or not may_see(scope.system, systems(all_)):
@@ -408,7 +408,7 @@ def _before(scope: Scope, type: str, row: Stored, events: Iterable[Entry]) -> St
         return None
     spoken = {name for entry in events for name in spoken_of(type, entry.event)}
     data = {name: value for name, value in state.data.items() if name not in spoken}
-    return State(0, 0, ZERO, state.schema_version, state.seen_by_all, state.seen_by_some, data)
+    return State(0, 0, ZERO, state.schema_version, state.seen_by_all, state.seen_by_some, data, {})
 
 
 def _show(scope: Scope, tenant_id: str, type: str, entity: str, state: State) -> Shown:

@@ -16,6 +16,7 @@ from sqlalchemy import and_, delete, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from hub.core import versions
 from hub.core.projection import State
 from hub.store.archive import Fenced, Mark
 from hub.store.database import Database
@@ -44,7 +45,7 @@ NOTHING: Final = Reached(0, 0, 0, ZERO)
 Key = tuple[int, str, str]
 """Whose state it is: tenant number, type, entity. An entity has one state for each type of its events."""
 
-Stored = tuple[int, int, int, int, int, str, str, bytes]
+Stored = tuple[int, int, int, int, int, str, str, bytes, str | None]
 """A state's columns after its key, as `stored` makes them. A plain tuple: they are kept by the ten thousand, and the
 garbage collector does not look into these."""
 
@@ -65,13 +66,22 @@ def stored(state: State) -> Stored:
         _listed(state.seen_by_all),
         _listed(state.seen_by_some),
         orjson.dumps(state.data),
+        orjson.dumps(state.writers).decode(),
     )
 
 
 def restored(row: Stored) -> State:
     """The state of such columns."""
-    revision, sequence, ms, n, version, all, some, data = row
-    return State(revision, sequence, StreamId(ms, n), version, systems(all), systems(some), orjson.loads(data))
+    revision, sequence, ms, n, version, all, some, data, _ = row
+    return State(
+        revision, sequence, StreamId(ms, n), version, systems(all), systems(some), orjson.loads(data), written_by(row)
+    )
+
+
+def written_by(row: Stored) -> dict[str, int]:
+    """Who made how many of the events in a state."""
+    found: dict[str, int] = versions.earlier(row[0]) if row[8] is None else orjson.loads(row[8])
+    return found
 
 
 _sets: dict[str, frozenset[str]] = {}
@@ -98,7 +108,17 @@ def _listed(names: frozenset[str]) -> str:
     return found
 
 
-_FIELDS: Final = ("revision", "sequence", "id_ms", "id_n", "schema_version", "seen_by_all", "seen_by_some", "data")
+_FIELDS: Final = (
+    "revision",
+    "sequence",
+    "id_ms",
+    "id_n",
+    "schema_version",
+    "seen_by_all",
+    "seen_by_some",
+    "data",
+    "writers",
+)
 _WRITTEN: Final = tuple(
     events.c[name]
     for name in (
@@ -446,7 +466,7 @@ _FETCH_POSTGRES: Final = (
     f"SELECT {_COLUMNS} FROM unnest($2::int[], $3::text[], $4::text[]) AS k(no, type, entity) "
     "JOIN entities AS e ON e.generation = $1 AND e.tenant_no = k.no AND e.type = k.type AND e.entity = k.entity"
 )
-_KINDS: Final = ("int", "text", "text", "bigint", "bigint", "bigint", "bigint", "int", "text", "text", "bytea")
+_KINDS: Final = ("int", "text", "text", "bigint", "bigint", "bigint", "bigint", "int", "text", "text", "bytea", "text")
 _PUT_POSTGRES: Final = (
     f"INSERT INTO entities (generation, {', '.join(_NAMES)}) "
     f"SELECT $1, * FROM unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(_KINDS, 2))}) "

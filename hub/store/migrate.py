@@ -12,7 +12,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from hub.store import outward_tables  # noqa: F401 - the tables that the newest version has beside `tables`
+from hub.store import (  # the tables that the newest version has beside `tables`
+    outward_tables,  # noqa: F401
+    sync_tables,  # noqa: F401
+)
 from hub.store.database import Database, StoreVersionError
 
 _LOCK: Final = 0x48_55_42_53

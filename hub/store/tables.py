@@ -135,6 +135,8 @@ entities = Table(
     Column("seen_by_all", Text, nullable=False),
     Column("seen_by_some", Text, nullable=False),
     Column("data", LargeBinary, nullable=False),
+    # JSON: who made how many of its events, `hub.core.versions`. Null of states that an earlier release projected.
+    Column("writers", Text, nullable=True),
     PrimaryKeyConstraint("generation", "tenant_no", "type", "entity"),
 )
 """The latest state of each entity, by the type of its events: a reservation and its stay are two rows."""
