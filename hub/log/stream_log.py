@@ -387,6 +387,15 @@ class StreamLog:
                 found[tenant] = _head(value)
         return found
 
+    async def revisions(self, tenant_id: str, entities: Iterable[str]) -> dict[str, int]:
+        """The present revision of each entity; 0 for one without events."""
+        names = list(dict.fromkeys(entities))
+        if not names:
+            return {}
+        key = self.keys.revisions(self.partition(tenant_id))
+        held = await self.source.client.hmget(key, [f"{tenant_id} {name}" for name in names])
+        return {name: 0 if value is None else int(value.split()[0]) for name, value in zip(names, held, strict=True)}
+
     async def note_hole(self, tenant_id: str, head: Head) -> None:
         """Write down that a tenant's events up to `head` are gone, so that later cursors below it get their gap."""
         key = self.keys.floor(self.partition(tenant_id))

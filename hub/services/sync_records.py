@@ -1,1 +1,151 @@
-"""The present states of entities with their versions, as fresh as the log: what a pushed item is held against."""
+"""The present states of entities with their versions, as fresh as the log: what a pushed item is held against.
+
+The log knows each entity's revision. A state is taken from memory or from the projection where it has that revision;
+where the projection is behind, what the log has beyond it is folded on top.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from hub.core.entry import Entry
+from hub.core.projection import Folding, State
+from hub.core.versions import Vector, total
+from hub.services.history import History
+from hub.store.entities import NOTHING, restored
+from schemas.cursor import ZERO, StreamId
+from schemas.registry import EVENT_TYPES
+
+REMEMBERED: Final = 20_000
+CHUNK: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An entity as it is now. Do not change what is in it: it is shared."""
+
+    revision: int = 0
+    states: Mapping[str, State] = field(default_factory=dict)
+    """By the type of its events."""
+
+    @property
+    def version(self) -> Vector:
+        """Who made how many of its events."""
+        return total(state.writers for state in self.states.values())
+
+    def data(self, type: str) -> dict[str, Any] | None:
+        """What the events of a type have said; None when there are none."""
+        state = self.states.get(type)
+        return None if state is None else state.data
+
+    def after(self, entry: Entry) -> Known:
+        """The entity after one more event."""
+        folding = Folding(entry.type, self.states.get(entry.type))
+        folding.add(entry.event, entry.sequence, entry.id)
+        state = folding.state
+        states = dict(self.states)
+        if state is not None:
+            states[entry.type] = state
+        return Known(max(self.revision, entry.revision), states)
+
+
+_NEW: Final = Known()
+
+
+class SyncRecords:
+    """Looks entities up. Methods raise `StoreUnavailable`, `RedisError` and `OSError` when they are away."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._entities = history.store.entities
+        self._memory: OrderedDict[tuple[str, str], Known] = OrderedDict()
+
+    async def load(self, tenant_id: str, entities: Collection[str]) -> dict[str, Known]:
+        """Each of these as it is now; one of revision 0 that nothing is known of."""
+        revisions = await self._history.log.revisions(tenant_id, entities)
+        found: dict[str, Known] = {}
+        behind: list[str] = []
+        for entity, revision in revisions.items():
+            held = self._memory.get((tenant_id, entity))
+            if revision == 0:
+                found[entity] = _NEW
+            elif held is not None and held.revision >= revision:
+                self._memory.move_to_end((tenant_id, entity))
+                found[entity] = held
+            else:
+                behind.append(entity)
+        if behind:
+            found |= await self._read(tenant_id, behind, revisions)
+        return found
+
+    async def _read(self, tenant_id: str, entities: list[str], revisions: Mapping[str, int]) -> dict[str, Known]:
+        # Where the projection stands is read before its states: what is folded twice is left out by its revision.
+        number, reached = (await self._entities.marks([tenant_id])).get(tenant_id, (0, NOTHING))
+        found = dict.fromkeys(entities, _NEW)
+        if number:
+            generation = await self._entities.current() or 0
+            keys = [(number, type, entity) for entity in entities for type in types_of(entity)]
+            for start in range(0, len(keys), CHUNK):
+                rows = await self._entities.fetch(generation, keys[start : start + CHUNK])
+                for (_, type, entity), row in rows.items():
+                    held, state = found[entity], restored(row)
+                    found[entity] = Known(max(held.revision, state.revision), {**held.states, type: state})
+        if any(found[entity].revision < revisions[entity] for entity in entities):
+            async for entry in self._tail(tenant_id, reached.id):
+                held_now = found.get(entry.entity)
+                if held_now is not None and entry.revision > held_now.revision:
+                    found[entry.entity] = held_now.after(entry)
+        for entity, known in found.items():
+            self.remember(tenant_id, entity, known)
+        return found
+
+    async def _tail(self, tenant_id: str, after: StreamId) -> Any:
+        partition = self._history.partition(tenant_id)
+        while True:
+            entries = await self._history.read(partition, after, CHUNK, tenants=[tenant_id])
+            for entry in entries:
+                if entry.tenant_id == tenant_id and entry.raw and entry.readable:
+                    yield entry
+            if len(entries) < CHUNK:
+                return
+            after = entries[-1].id
+
+    async def events(self, tenant_id: str, entity: str) -> list[Entry]:
+        """Every event of an entity that is still kept, in order."""
+        found: list[Entry] = []
+        after = ZERO
+        while True:
+            page = await self._history.entity(tenant_id, entity, CHUNK, after)
+            found += [entry for entry in page if entry.raw and entry.readable]
+            if page:
+                after = page[-1].id
+            if len(page) < CHUNK:
+                break
+        # What is not archived yet lies behind the tenant's last archived event.
+        head = (await self._history.archived_heads([tenant_id])).get(tenant_id)
+        beyond = after if head is None else max(after, head.id)
+        last = found[-1].id if found else ZERO
+        async for entry in self._tail(tenant_id, beyond):
+            if entry.entity == entity and entry.id > last:
+                found.append(entry)
+        return found
+
+    def remember(self, tenant_id: str, entity: str, known: Known) -> None:
+        """Keep an entity for the next question: it is used only while its revision is the log's."""
+        self._memory[(tenant_id, entity)] = known
+        self._memory.move_to_end((tenant_id, entity))
+        while len(self._memory) > REMEMBERED:
+            self._memory.popitem(last=False)
+
+    def forget(self, tenant_id: str, entity: str) -> None:
+        """Look it up anew the next time."""
+        self._memory.pop((tenant_id, entity), None)
+
+
+def types_of(entity: str) -> list[str]:
+    """The types of events that an entity of this name may have."""
+    name = entity.partition(":")[0]
+    return [kind.name for kind in EVENT_TYPES.values() if (kind.entity_type or kind.name) == name]

@@ -53,6 +53,8 @@ sync_items: Final = Table(
     # JSON: the version it was made on, and the payload as the desk said it.
     Column("base_version", Text, nullable=False),
     Column("payload", Text, nullable=False),
+    # JSON list: what of it was news to its maker; null until it is known.
+    Column("touched", Text, nullable=True),
     # By the device's clock, as it was sent, and corrected by what is known of that clock.
     Column("created_at", String(40), nullable=False),
     Column("created_ms", BigInteger, nullable=False),

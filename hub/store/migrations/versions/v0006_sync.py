@@ -46,6 +46,7 @@ def upgrade() -> None:
         Column("checksum", String(64), nullable=False),
         Column("base_version", Text, nullable=False),
         Column("payload", Text, nullable=False),
+        Column("touched", Text, nullable=True),
         Column("created_at", String(40), nullable=False),
         Column("created_ms", BigInteger, nullable=False),
         Column("received_ms", BigInteger, nullable=False),

@@ -1,0 +1,226 @@
+"""What devices pushed: every item as it was said, what became of it, and the conflicts it met."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import orjson
+from sqlalchemy import and_, bindparam, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from hub.store.database import Database
+from hub.store.sync_tables import sync_conflicts, sync_items
+
+CHUNK: Final = 400
+
+
+class Pushed(NamedTuple):
+    """An item before anything of it is done."""
+
+    uuid: str
+    device_id: str
+    device_sequence: int
+    system: str
+    model: str
+    operation: str
+    type: str
+    entity: str
+    checksum: str
+    base_version: Mapping[str, int]
+    payload: Mapping[str, Any]
+    created_at: str
+    created_ms: int
+
+
+class Stored(NamedTuple):
+    """An item that was written down. `outcome` None: what became of it only the log knows."""
+
+    uuid: str
+    device_id: str
+    device_sequence: int
+    system: str
+    model: str
+    operation: str
+    type: str
+    entity: str
+    checksum: str
+    base_version: dict[str, int]
+    payload: dict[str, Any]
+    touched: frozenset[str] | None
+    created_ms: int
+    outcome: str | None
+    revision: int | None
+    cursor: str | None
+    policy: str | None
+    winner: str | None
+    conflict_id: str | None
+
+
+class Settlement(NamedTuple):
+    """What became of an item."""
+
+    uuid: str
+    outcome: str
+    touched: Collection[str] | None = None
+    revision: int | None = None
+    cursor: str | None = None
+    policy: str | None = None
+    winner: str | None = None
+    conflict_id: str | None = None
+    errors: Sequence[Mapping[str, str]] = ()
+
+
+class Conflict(NamedTuple):
+    """Two that changed the same: `fields` are {field, base, current, incoming, winner}."""
+
+    conflict_id: str
+    uuid: str
+    device_id: str
+    system: str
+    model: str
+    type: str
+    entity: str
+    state: str
+    policy: str
+    winner: str | None
+    reason: str | None
+    fields: Sequence[Mapping[str, Any]]
+    current: Mapping[str, Any]
+    incoming: Mapping[str, Any]
+    current_revision: int
+    opened_ms: int
+    resolved_ms: int | None = None
+    revision: int | None = None
+    cursor: str | None = None
+
+
+_STORED: Final = tuple(sync_items.c[name] for name in Stored._fields)
+
+
+class SyncItems:
+    """Every method raises `StoreUnavailable` when the database does not answer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        dialect: Any = sqlite if database.sqlite else postgresql
+        self._add = dialect.insert(sync_items).on_conflict_do_nothing()
+
+    async def known(self, tenant_id: str, uuids: Collection[str]) -> dict[str, Stored]:
+        """Those of these items that were written down."""
+        return {one.uuid: one for one in await self._select(tenant_id, sync_items.c.uuid, uuids)}
+
+    async def by_sequence(self, tenant_id: str, device_id: str, sequences: Collection[int]) -> dict[int, str]:
+        """The items that a device gave these numbers."""
+        found: dict[int, str] = {}
+        async with self._database.reading() as connection:
+            for part in _parts(sequences):
+                query = select(sync_items.c.device_sequence, sync_items.c.uuid).where(
+                    sync_items.c.tenant_id == tenant_id,
+                    sync_items.c.device_id == device_id,
+                    sync_items.c.device_sequence.in_(part),
+                )
+                found |= {row[0]: row[1] for row in await connection.execute(query)}
+        return found
+
+    async def of_entity(self, tenant_id: str, entity: str) -> dict[str, Stored]:
+        """Everything that was ever pushed about an entity, by uuid."""
+        return {one.uuid: one for one in await self._select(tenant_id, sync_items.c.entity, [entity])}
+
+    async def held(self, tenant_id: str, device_id: str, entities: Collection[str]) -> dict[str, str]:
+        """The entities of which a device's item waits for a person: entity → conflict."""
+        found: dict[str, str] = {}
+        async with self._database.reading() as connection:
+            for part in _parts(entities):
+                query = select(sync_conflicts.c.entity, sync_conflicts.c.conflict_id).where(
+                    sync_conflicts.c.tenant_id == tenant_id,
+                    sync_conflicts.c.entity.in_(part),
+                    sync_conflicts.c.state == "open",
+                    sync_conflicts.c.device_id == device_id,
+                )
+                found |= {row[0]: row[1] for row in await connection.execute(query)}
+        return found
+
+    async def write(self, tenant_id: str, items: Iterable[Pushed], received_ms: int) -> None:
+        """Write items down before anything is done with them. What is there already stays as it is."""
+        rows = [
+            {
+                **one._asdict(),
+                "tenant_id": tenant_id,
+                "base_version": _text(one.base_version),
+                "payload": _text(one.payload),
+                "received_ms": received_ms,
+            }
+            for one in items
+        ]
+        if rows:
+            async with self._database.writing() as connection:
+                await connection.execute(self._add, rows)
+
+    async def settle(
+        self, tenant_id: str, settlements: Sequence[Settlement], conflicts: Sequence[Conflict] = ()
+    ) -> None:
+        """Write down what became of items, and the conflicts they met, in one transaction."""
+        changes = [
+            {
+                **one._asdict(),
+                "t": tenant_id,
+                "u": one.uuid,
+                "touched": None if one.touched is None else _text(sorted(one.touched)),
+                "errors": _text(list(one.errors)) if one.errors else None,
+            }
+            for one in settlements
+        ]
+        rows = [
+            {
+                **one._asdict(),
+                "tenant_id": tenant_id,
+                "fields": _text(list(one.fields)),
+                "current": _text(one.current),
+                "incoming": _text(one.incoming),
+            }
+            for one in conflicts
+        ]
+        if not changes and not rows:
+            return
+        async with self._database.writing() as connection:
+            if changes:
+                await connection.execute(_SETTLE, changes)
+            if rows:
+                await connection.execute(insert(sync_conflicts), rows)
+
+    async def _select(self, tenant_id: str, column: Any, values: Collection[Any]) -> list[Stored]:
+        found: list[Stored] = []
+        async with self._database.reading() as connection:
+            for part in _parts(values):
+                query = select(*_STORED).where(sync_items.c.tenant_id == tenant_id, column.in_(part))
+                found += [_stored(row) for row in await connection.execute(query)]
+        return found
+
+
+_SETTLE: Final = (
+    update(sync_items)
+    .where(and_(sync_items.c.tenant_id == bindparam("t"), sync_items.c.uuid == bindparam("u")))
+    .values({name: bindparam(name) for name in Settlement._fields if name != "uuid"})
+)
+
+
+def _stored(row: Any) -> Stored:
+    held = Stored(*row)
+    touched = None if held.touched is None else frozenset(orjson.loads(held.touched))  # type: ignore[arg-type]
+    return held._replace(
+        base_version=orjson.loads(held.base_version),  # type: ignore[arg-type]
+        payload=orjson.loads(held.payload),  # type: ignore[arg-type]
+        touched=touched,
+    )
+
+
+def _text(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _parts(values: Collection[Any]) -> Iterable[list[Any]]:
+    """SQLite and PostgreSQL take so many parameters a statement."""
+    wanted = list(values)
+    for start in range(0, len(wanted), CHUNK):
+        yield wanted[start : start + CHUNK]
