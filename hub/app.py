@@ -15,8 +15,7 @@ import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest, multiprocess
 
-from hub.core.calendar import next_due
-from hub.core.entry import Entry
+from hub.assembly import Assembly
 from hub.errors import StartError
 from hub.gateways.http.app import create_app
 from hub.gateways.http.context import Services
@@ -32,17 +31,13 @@ from hub.log.stream_log import StreamLog
 from hub.log.tenants import Tenants
 from hub.log.topology import Source, connect
 from hub.security.tokens import Tokens, keys_from_file, own_key
-from hub.services.announcer import Announcer
 from hub.services.archiver import GROUP as ARCHIVER
 from hub.services.archiver import Archiver
 from hub.services.deliveries import Deliveries
 from hub.services.dispatcher import Dispatcher
-from hub.services.fact_keeper import FactKeeper
 from hub.services.group_watch import GroupWatch
-from hub.services.guarded_dialling import LookUps
 from hub.services.history import History
 from hub.services.janitor import Janitor
-from hub.services.leadership import Leadership
 from hub.services.ledger import Recorder
 from hub.services.projector import Projector
 from hub.services.publisher import Publisher, Systems
@@ -52,19 +47,9 @@ from hub.services.replay_reading import Reading
 from hub.services.replay_watch import ReplayWatch
 from hub.services.replay_webhooks import WebhookSink
 from hub.services.replayer import Replayer
-from hub.services.report_deliveries import ReportDeliveries
-from hub.services.report_maker import ReportMaker
-from hub.services.report_requests import ReportRequests
 from hub.services.restoration import Restoration
-from hub.services.scheduler import LEASE as SCHEDULER
-from hub.services.scheduler import Scheduler, own_jobs
 from hub.services.snapshots import Snapshots
 from hub.services.store_watch import StoreWatch
-from hub.services.webhook_attempts import Attempts
-from hub.services.webhook_desk import WebhookDesk
-from hub.services.webhook_intake import Intake
-from hub.services.webhook_sender import WebhookSender
-from hub.services.webhooks import WebhookService
 from hub.settings import Settings
 from hub.store.database import Database, StoreUnavailable, StoreVersionError, store_url
 from hub.store.store import Store
@@ -216,8 +201,18 @@ class Hub:
             currency=self.tenants.currency,
         )
         self._stack.push_async_callback(self.publisher.aclose)
-        self._announcer = Announcer(self.publisher, self.history)
-        desk, webhooks = self._webhooks(recorder)
+        assembly = Assembly(
+            settings,
+            self._stack,
+            self._primary,
+            self.history,
+            self.tenants,
+            self.dispatcher,
+            self.publisher,
+            recorder,
+            self.metrics,
+        )
+        desk, webhooks = assembly.webhooks()
         dead_letters = DeadLetters(self.log, settings.groups)
         self.janitor = Janitor(
             self.log,
@@ -255,7 +250,8 @@ class Hub:
             self._stack.push_async_callback(self.janitor.stop)
             group_watch.start()
             self._stack.push_async_callback(group_watch.stop)
-        reports = self._reports(recorder, systems)
+        reports = assembly.reports(systems)
+        sync = await assembly.sync(systems)
         self._services = Services(
             self.log,
             self.tokens,
@@ -272,82 +268,12 @@ class Hub:
             Snapshots(self.history),
             desk,
             reports,
+            sync.syncer,
+            sync.reading,
+            sync.devices,
+            sync.conflicts,
         )
         await self._serve()
-
-    def _webhooks(self, recorder: Recorder) -> tuple[WebhookDesk, WebhookService]:
-        """What manages webhook endpoints, and, on one hub at a time, what sends to them."""
-        settings = self.settings
-        look_ups = LookUps()
-        sender = WebhookSender(settings.webhook_allow_hosts, timeout_s=settings.webhook_timeout_s, resolve=look_ups)
-        self._stack.push_async_callback(sender.aclose)
-
-        def batch_due(entry: Entry) -> int:
-            tenant = self.tenants.get(entry.tenant_id)
-            return next_due(settings.batch_cron, tenant.zone, entry.timestamp_ms)
-
-        service = WebhookService(
-            self.history,
-            self.metrics,
-            lambda endpoints, served, offer: Intake(
-                self.history,
-                self.dispatcher,
-                self.store.webhook_queue,
-                endpoints,
-                served,
-                offer,
-                batch_due,
-                now_ms=service.now_ms,
-                delivered=self.store.ledger.known,
-            ),
-            lambda journal: Attempts(
-                self.history,
-                sender,
-                journal,
-                recorder,
-                self._announcer,
-                self.metrics,
-                settings.webhook_schedule,
-            ),
-        )
-        if self._primary and "webhooks" in settings.roles:
-            leadership = Leadership(self.store, "webhooks", recorder.hub, service.work)
-            leadership.start()
-            self._stack.push_async_callback(leadership.stop)
-        desk = WebhookDesk(
-            self.history,
-            sender,
-            look_ups,
-            systems=settings.systems,
-            allow_hosts=settings.webhook_allow_hosts,
-            changed=service.changed,
-        )
-        return desk, service
-
-    def _reports(self, recorder: Recorder, systems: Systems) -> ReportRequests:
-        """What makes reports when somebody asks, and, on one hub at a time, when they are due."""
-        settings = self.settings
-
-        def calendar_of(tenant_id: str) -> tuple[str, int]:
-            tenant = self.tenants.get(tenant_id)
-            return tenant.timezone, tenant.rollover_hour
-
-        maker = ReportMaker(self.history, self._announcer, FactKeeper(self.store, calendar_of))
-        scheduler = Scheduler(
-            self.store,
-            self.tenants,
-            maker,
-            ReportDeliveries(self.history, self._announcer, outstanding_s=settings.outstanding_s),
-            self.metrics,
-            own_jobs({name: (job.cron, job.report) for name, job in settings.jobs.items()}),
-            catch_up_days=settings.catch_up_days,
-            keep_days=settings.archive_days,
-        )
-        if self._primary and "scheduler" in settings.roles:
-            leadership = Leadership(self.store, SCHEDULER, recorder.hub, scheduler.work)
-            leadership.start()
-            self._stack.push_async_callback(leadership.stop)
-        return ReportRequests(self.store.runs, maker, self.tenants, systems, self.metrics)
 
     async def _open_store(self) -> None:
         """A store that is away is opened when it comes: the stream keeps the events till then."""

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _LONG = (1, 10, 60, 300, 1800, 3600, 4 * 3600, 24 * 3600)
+_RECOVERY = (0.5, 1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 900, 3600)
+_SETTLEMENT = (0.1, 0.5, 1, 10, 60, 600, 3600, 4 * 3600, 24 * 3600, 3 * 24 * 3600, 7 * 24 * 3600, 30 * 24 * 3600)
 
 
 class Metrics:
@@ -73,6 +75,36 @@ class Metrics:
         )
         self.webhook_endpoints = gauge("hub_webhook_endpoints", "Webhook endpoints", "state", mode="mostrecent")
         self.batch_runs = counter("hub_batch_runs_total", "Runs of report jobs", "job", "outcome")
+        self.sync_items = counter(
+            "hub_sync_items_total", "Items that devices pushed, by what became of them", "model", "outcome"
+        )
+        self.conflicts = counter(
+            "hub_conflicts_total",
+            "Conflicts, by the policy that settled them, or `manual`",
+            "model",
+            "policy",
+            "outcome",
+        )
+        self.conflict_resolution_seconds = Histogram(
+            "hub_conflict_resolution_seconds",
+            "From a conflict's opening to its resolution",
+            registry=registry,
+            buckets=_SETTLEMENT,
+        )
+        self.offline_recovery_seconds = Histogram(
+            "hub_offline_recovery_seconds",
+            "From the first push of a device that was away to its backlog reaching nothing",
+            registry=registry,
+            buckets=_RECOVERY,
+        )
+        self.sync_devices = gauge("hub_sync_devices", "Devices that work offline", "state", mode="mostrecent")
+        self.conflicts_open = gauge("hub_conflicts_open", "Conflicts that wait for a person", mode="mostrecent")
+        self.sync_backlog = gauge(
+            "hub_sync_backlog_items", "Items that wait at devices, by what they last said", mode="mostrecent"
+        )
+        self.integrity_runs = counter(
+            "hub_integrity_runs_total", "Comparisons and statistics of properties", "kind", "outcome"
+        )
         self.gaps = counter("hub_gaps_total", "Holes in the history that readers were told of", "reason")
 
 

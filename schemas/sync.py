@@ -40,7 +40,7 @@ Priority = Literal["high", "medium", "low"]
 Outcome = Literal["applied", "duplicate", "resolved", "conflict", "rejected", "retry"]
 
 MAX_ITEMS: Final = 500
-MAX_SYNC_BYTES: Final = 4 * 1024 * 1024
+MAX_SYNC_BYTES: Final = 2 * 1024 * 1024
 """What a compressed body may unfold to."""
 MAX_ACTORS: Final = 200
 BUCKETS: Final = 256

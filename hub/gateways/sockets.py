@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from hub.core.entry import NOT_AN_EVENT, Entry
 from hub.gateways.websocket import WebSocketConnection
 from hub.log.positions import Positions
 from hub.log.stream_log import Head
 from hub.security.tokens import Tokens
+from hub.services.devices import ALL, REQUESTED
 from hub.services.dispatcher import Dispatcher
 from hub.services.history import History
 from hub.services.publisher import Publisher
@@ -22,12 +24,15 @@ from hub.services.replay_reading import Reading
 from hub.services.replay_watch import ReplayWatch
 from hub.telemetry import Metrics
 from schemas.frames import Close
+from schemas.types import HUB
 
 TICK_S: Final = 0.5
 SPREAD_PER_CONNECTION_MS: Final = 2
 MIN_SPREAD_MS: Final = 500
 MAX_SPREAD_MS: Final = 30_000
 STOP_S: Final = 5.0
+NOTICES: Final = 100
+"""Connections that are told of one request to sync before the others have their turn."""
 
 log = structlog.get_logger("hub.websocket")
 
@@ -68,10 +73,12 @@ class SocketGateway:
         self.now = now
         self.draining = False
         self.connections: set[WebSocketConnection] = set()
+        self._devices: dict[str, set[WebSocketConnection]] = {}
         self._allowed_origins = frozenset(allowed_origins)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ticking: asyncio.Task[None] | None = None
         dispatcher.on_gap = self._gap
+        dispatcher.on_notice = self._notice
 
     def protocol(self, **_: Any) -> WebSocketConnection:
         """A protocol for a connection that uvicorn hands over."""
@@ -110,6 +117,41 @@ class SocketGateway:
     def _gap(self, tenant_id: str, reason: str, head: Head, cursor: str) -> None:
         for connection in list(self.connections):
             connection.gap(tenant_id, reason, head, cursor)
+
+    # -- devices --------------------------------------------------------------------------------------------------
+
+    def device_came(self, device_id: str, connection: WebSocketConnection) -> None:
+        """A connection speaks for a device."""
+        self._devices.setdefault(device_id, set()).add(connection)
+
+    def device_went(self, device_id: str, connection: WebSocketConnection) -> None:
+        """It does no longer."""
+        connections = self._devices.get(device_id, set())
+        connections.discard(connection)
+        if not connections:
+            self._devices.pop(device_id, None)
+
+    def _notice(self, entry: Entry) -> None:
+        """Tell the connections of a device that it is asked to sync: each process does so for its own."""
+        try:
+            detail = entry.event["data"]["detail"]
+            if entry.source != HUB or detail["code"] != REQUESTED:
+                return
+            device_id, system = str(detail["device_id"]), detail.get("system")
+        except NOT_AN_EVENT:
+            return
+        named = self._devices if device_id == ALL else {device_id: self._devices.get(device_id, ())}
+        told = [(name, connection) for name, connections in named.items() for connection in connections]
+        if told:
+            self.own(self._request_sync(entry.tenant_id, system, told))
+
+    async def _request_sync(
+        self, tenant_id: str, system: str | None, connections: Sequence[tuple[str, WebSocketConnection]]
+    ) -> None:
+        for number, (device_id, connection) in enumerate(connections, 1):
+            connection.request_sync(tenant_id, system, device_id)
+            if number % NOTICES == 0:
+                await asyncio.sleep(0)
 
     async def drain(self, grace_s: float) -> None:
         """Send everybody away, spread over time, and wait for what is in flight, at most `grace_s` seconds."""

@@ -55,6 +55,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_close_timer",
         "_code",
         "_commands",
+        "_device_id",
         "_feed",
         "_gateway",
         "_in_flight",
@@ -92,6 +93,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._session = Session(gateway.now(), publish_per_s=gateway.publish_per_s)
         self._transport: Any = None
         self._feed: Feed | None = None
+        self._device_id: str | None = None
         self._text: list[bytes] = []
         self._commands: deque[Any] | None = None
         self._worker: asyncio.Task[None] | None = None
@@ -128,6 +130,7 @@ class WebSocketConnection(asyncio.Protocol):
             # Within the upgrade nobody else would end the connection: the transport is not this protocol's yet.
             log.exception("connection_failed", session=self.id)
             self._gateway.connections.discard(self)
+            self._speak_for(None)
             self.abort()
 
     def eof_received(self) -> bool:
@@ -137,6 +140,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gateway.connections.discard(self)
+        device_id = self._device_id
+        self._speak_for(None)
         if self._close_timer is not None:
             self._close_timer.cancel()
         self._session.closed()
@@ -156,7 +161,7 @@ class WebSocketConnection(asyncio.Protocol):
             session=self.id,
             system=feed.claims.system if feed else None,
             subject=feed.claims.subject if feed else None,
-            device_id=feed.claims.device_id if feed else None,
+            device_id=device_id,
             peer=self._peer,
             seconds=round(seconds, 3),
             code=self._code,
@@ -281,6 +286,7 @@ class WebSocketConnection(asyncio.Protocol):
             replays=gateway.replays,
         )
         self._session.authenticated(claims.expires_at)
+        self._speak_for(claims.device_id or device_id)
         gateway.metrics.connections.labels(claims.system).inc()
         self.send(
             "welcome",
@@ -296,6 +302,13 @@ class WebSocketConnection(asyncio.Protocol):
                 "publish_per_s": gateway.publish_per_s,
             },
         )
+
+    def _speak_for(self, device_id: str | None) -> None:
+        if self._device_id is not None:
+            self._gateway.device_went(self._device_id, self)
+        self._device_id = device_id
+        if device_id is not None:
+            self._gateway.device_came(device_id, self)
 
     # -- frames ---------------------------------------------------------------------------------------------------
 
@@ -363,8 +376,12 @@ class WebSocketConnection(asyncio.Protocol):
         claims = self._gateway.tokens.verify(token)
         if not feed.may_continue(claims):
             raise Problem("forbidden", "the new token does not cover this connection's system, view and subscriptions")
+        device_id = claims.device_id or self._device_id
+        if self._device_id not in (None, device_id):
+            raise Problem("forbidden", "the new token is another device's")
         feed.claims = claims
         self._session.authenticated(claims.expires_at)
+        self._speak_for(device_id)
 
     def _enqueue(self, frame: frames.ClientFrame) -> None:
         """A subscription awaits the log; what comes after it waits its turn."""
@@ -462,6 +479,14 @@ class WebSocketConnection(asyncio.Protocol):
         """A hole was found in a tenant's history."""
         if self._feed is not None:
             self._feed.gap(tenant_id, reason, head, cursor)
+
+    def request_sync(self, tenant_id: str, system: str | None, device_id: str) -> None:
+        """Ask the device to sync, where the connection is of this tenant and system (None: of any)."""
+        feed = self._feed
+        if feed is None or self._session.state is not State.OPEN or not feed.claims.holds(tenant_id):
+            return
+        if system in (None, feed.claims.system):
+            self.send("notice", code="sync_requested", detail={"device_id": device_id, "tenant_id": tenant_id})
 
     def drain(self, reconnect_after_ms: int) -> None:
         """Tell the client to go and when to come back; acknowledgements are still taken."""

@@ -114,6 +114,8 @@ class Dispatcher:
         """The last entry of each partition that was handed to the fan-out."""
         self.on_gap: GapListener = lambda *_: None
         """Called with tenant, reason, where events follow from, and that place's cursor; before the events after it."""
+        self.on_notice: Callable[[Entry], Any] = lambda _: None
+        """Called with each `system` event as it is routed."""
         self._metrics = metrics
         self._reopen = reopen
         self._rings = [Ring(ZERO) for _ in range(stream_log.partitions)]
@@ -293,6 +295,8 @@ class Dispatcher:
                 self._rings[partition].push(entry)
                 try:
                     woken += self.fanout.add(entry, since)
+                    if entry.type == "system":
+                        self.on_notice(entry)
                 except (KeyError, TypeError, ValueError):  # whoever wrote that, the others' events go on
                     log.exception("entry_not_readable", partition=partition, id=str(entry.id))
             reached[partition] = StreamId.parse(raw[-1][0])

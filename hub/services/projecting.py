@@ -15,11 +15,12 @@ from typing import Final
 
 import orjson
 
+from hub.core import versions
 from hub.core.projection import Folding
 from hub.store.archive import Archived, Place
 from hub.store.entities import NOTHING, Key, Reached, Stored, Written, restored, stored
 from hub.store.store import Store
-from schemas.cursor import StreamId
+from schemas.cursor import ZERO, StreamId
 
 MAX_BATCH: Final = 1500
 """Events in one transaction: more would keep other writers waiting."""
@@ -241,8 +242,23 @@ class Projection:
             gone = [
                 key for key in unknown if key not in held and key[0] in self.expired and _revision(groups[key][0]) > 1
             ]
-            held |= await self._entities.fetch(self._seeds, gone)
+            for key, row in (await self._entities.fetch(self._seeds, gone)).items():
+                held[key] = await self._before_the_rest(key, row)
         return held
+
+    async def _before_the_rest(self, key: Key, row: Stored) -> Stored:
+        """A seed without its archived events in what it counts: folding them counts them again."""
+        number, type, entity = key
+        state, tenant, after = restored(row), await self._archive.name(number), ZERO
+        writers = state.writers
+        while entries := await self._archive.history(tenant, entity, MAX_BATCH, after):
+            after = entries[-1].id
+            # Numbers may have begun anew, or a server with its clock behind taken over; not both within an entity.
+            mine = [
+                one for one in entries if one.type == type and (one.id <= state.id or one.revision <= state.revision)
+            ]
+            writers = versions.without(writers, versions.tally(one.raw for one in mine))
+        return stored(state._replace(writers=writers))
 
     @staticmethod
     async def _fold(groups: Mapping[Key, list[Written]], held: Mapping[Key, Stored]) -> dict[Key, Stored]:

@@ -14,6 +14,9 @@ from hub.store.migrate import migrate
 from hub.store.properties import Properties
 from hub.store.replays import Replays
 from hub.store.runs import Runs
+from hub.store.sync_conflicts import SyncConflicts
+from hub.store.sync_devices import SyncDevices
+from hub.store.sync_items import SyncItems
 from hub.store.webhook_queue import WebhookQueue
 from hub.store.webhooks import Webhooks
 
@@ -35,6 +38,9 @@ class Store:
         self.runs = Runs(database)
         self.webhooks = Webhooks(database)
         self.webhook_queue = WebhookQueue(database)
+        self.sync_items = SyncItems(database)
+        self.sync_devices = SyncDevices(database)
+        self.sync_conflicts = SyncConflicts(database)
         self.ok = False
         """Whether the last thing asked of it was done."""
         self.detail = "not opened yet"

@@ -8,7 +8,7 @@ up when nothing was published, and passes to who comes when it has grown old.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import orjson
@@ -26,6 +26,7 @@ Choice = Literal["incoming", "current", "edited", "elsewhere"]
 CLAIM_MS: Final = 60_000
 """How long a claim holds: longer than publishing can take."""
 MAX_BY: Final = 200
+"""Characters of `by`."""
 _LIGHT: Final = tuple(column for column in sync_conflicts.c if column.name not in ("current", "incoming"))
 _OLDEST: Final = (sync_conflicts.c.opened_ms, sync_conflicts.c.conflict_id)
 
@@ -52,9 +53,9 @@ class Claim:
 class Conflict:
     """One conflict. Times are Unix ms.
 
-    `fields`: per contested field {field, base, current, incoming, winner, rival}, the latter two actors. `current`:
-    {data}, the state it met, None where there was none. `incoming`: {operation, action, data}, as the desk said it.
-    `claim`: of a resolved one the decision, where a person made it; of an open one who is at it.
+    `fields`: per contested field {field, base, current, incoming, current_by, incoming_by, winner}. `current`: the
+    state that the item met, empty where there was none; `incoming`: what the item says. `claim`: of a resolved one the
+    decision, where a person made it; of an open one who is at it.
     """
 
     conflict_id: str
@@ -86,7 +87,7 @@ class ConflictItem:
 
     device_sequence: int
     operation: str
-    payload: dict[str, Any]
+    action: str | None
     base_version: dict[str, int]
     created_at: str
     """By the device's clock."""
@@ -94,7 +95,6 @@ class ConflictItem:
     """Corrected by what is known of that clock."""
     received_ms: int
     touched: tuple[str, ...] | None = None
-    outcome: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Settlement:
 
     revision: int
     cursor: str
-    winner: str
+    winner: str | None
     touched: Collection[str]
 
 
@@ -138,9 +138,7 @@ class SyncConflicts:
             row = (await connection.execute(select(sync_items).where(same))).mappings().first()
         return None if row is None else _item(row)
 
-    async def listed(
-        self, wanted: ConflictFilter, limit: int, after: tuple[int, str] | None = None
-    ) -> list[Conflict]:
+    async def listed(self, wanted: ConflictFilter, limit: int, after: tuple[int, str] | None = None) -> list[Conflict]:
         """Up to `limit` conflicts, the oldest first, after the one with this opening time and id; without their
         versions."""
         rows = sync_conflicts.c
@@ -174,14 +172,12 @@ class SyncConflicts:
         """
         async with self._database.writing() as connection:
             held = await self._held(connection, conflict_id)
-            if held is None:
-                return None, claim
+            if held is None or held.state != "open":
+                return held, claim
             before = held.claim
-            if before is not None and before.by != claim.by and claim.at_ms - before.at_ms < CLAIM_MS:
-                return held, before
-            if held.state != "open":
-                return held, before or claim
             if before is not None and before.same_as(claim):
+                return held, before
+            if before is not None and before.by != claim.by and claim.at_ms - before.at_ms < CLAIM_MS:
                 return held, before
             same = sync_conflicts.c.conflict_id == conflict_id
             await connection.execute(update(sync_conflicts).where(same).values(**_claimed(claim)))
@@ -206,7 +202,7 @@ class SyncConflicts:
                 return held, False
             values = _claimed(claim) | {
                 "state": "resolved",
-                "winner": done.winner[:100],
+                "winner": done.winner,
                 "resolved_ms": now_ms,
                 "revision": done.revision,
                 "cursor": done.cursor,
@@ -217,7 +213,7 @@ class SyncConflicts:
             settled = {
                 "outcome": "resolved",
                 "policy": "manual",
-                "winner": done.winner[:100],
+                "winner": done.winner,
                 "revision": done.revision,
                 "cursor": done.cursor,
                 "touched": orjson.dumps(sorted(done.touched)).decode(),
@@ -234,43 +230,13 @@ class SyncConflicts:
         return None if row is None else _conflict(row)
 
 
-def conflict_row(conflict: Conflict) -> dict[str, Any]:
-    """The row of a conflict, for who writes it together with its item."""
-    row = {
-        "conflict_id": conflict.conflict_id,
-        "tenant_id": conflict.tenant_id,
-        "uuid": conflict.uuid,
-        "device_id": conflict.device_id,
-        "system": conflict.system,
-        "model": conflict.model,
-        "type": conflict.type,
-        "entity": conflict.entity,
-        "state": conflict.state,
-        "policy": conflict.policy,
-        "winner": conflict.winner,
-        "reason": conflict.reason,
-        "fields": _json(list(conflict.fields)),
-        "current": _json(dict(conflict.current)),
-        "incoming": _json(dict(conflict.incoming)),
-        "current_revision": conflict.current_revision,
-        "opened_ms": conflict.opened_ms,
-        "resolved_ms": conflict.resolved_ms,
-        "resolved_by": None,
-        "choice": None,
-        "resolution": None,
-        "revision": conflict.revision,
-        "cursor": conflict.cursor,
-    }
-    return row | (_claimed(conflict.claim) if conflict.claim is not None else {})
-
-
 def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
 def _claimed(claim: Claim) -> dict[str, Any]:
     said = {"claim_id": claim.claim_id, "data": claim.data, "reason": claim.reason, "at_ms": claim.at_ms}
-    return {"resolved_by": claim.by[:MAX_BY], "choice": claim.choice, "resolution": _json(said)}
+    return {"resolved_by": claim.by, "choice": claim.choice, "resolution": _json(said)}
 
 
 def _conflict(row: Mapping[Any, Any]) -> Conflict:
@@ -311,11 +277,10 @@ def _item(row: Mapping[Any, Any]) -> ConflictItem:
     return ConflictItem(
         row["device_sequence"],
         row["operation"],
-        orjson.loads(row["payload"]),
+        row["action"],
         orjson.loads(row["base_version"]),
         row["created_at"],
         row["created_ms"],
         row["received_ms"],
         None if touched is None else tuple(orjson.loads(touched)),
-        row["outcome"],
     )

@@ -1,8 +1,7 @@
 """The devices that work offline: when each pushed, pulled and compared what, and how far it is.
 
 A device's row is brought up to date by whoever hears of it, on any hub, in any order: what is later or higher stays.
-The history has a row for each push and each comparison; pulls, of which there are many, come summed up. Nothing here
-makes a sync happen: it is the hub's memory of them.
+The history has a row for each push and each comparison; pulls, of which there are many, come summed up.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How a device's states compared with the hub's at a cursor."""
+    """How a device's states compared with the hub's at a cursor; `differing` are `type entity`."""
 
     tenant_id: str
     device_id: str
@@ -154,7 +153,9 @@ class SyncDevices:
         add = self._add(sync_devices).values(**row)
         held, new = sync_devices.c, add.excluded
         change: dict[str, Any] = {"last_seen_ms": _higher(held.last_seen_ms, new.last_seen_ms)}
-        change["system"] = _newer(held, new, "system", "last_seen_ms")
+        if sight.pushed_ms is not None:
+            # Whoever only reads under its name does not own it.
+            change["system"] = case((held.pushed_ms.is_(None), new.system), else_=held.system)
         for name in given:
             raised = name in _RAISED
             change[name] = _higher(held[name], new[name]) if raised else _newer(held, new, name, _TOLD_AT[name])
@@ -178,22 +179,19 @@ class SyncDevices:
 
     async def prune(self, before_ms: int) -> int:
         """Remove history and comparisons from before a time (Unix ms); how many rows."""
-        gone = 0
-        for table, key in (
-            (sync_history, sync_history.c.sync_id),
-            (sync_comparisons, sync_comparisons.c.comparison_id),
-        ):
-            while True:
-                removed = await self._prune(table, key, before_ms)
-                gone += removed
-                if removed < PRUNE_ROWS:
-                    break
-        return gone
+        return await self._prune(sync_history, sync_history.c.sync_id, before_ms) + await self._prune(
+            sync_comparisons, sync_comparisons.c.comparison_id, before_ms
+        )
 
     async def _prune(self, table: Table, key: ColumnElement[str], before_ms: int) -> int:
         old = select(key).where(table.c.at_ms < before_ms).order_by(table.c.at_ms).limit(PRUNE_ROWS)
-        async with self._database.writing() as connection:
-            return (await connection.execute(delete(table).where(key.in_(old)))).rowcount
+        gone = 0
+        while True:
+            async with self._database.writing() as connection:
+                removed = (await connection.execute(delete(table).where(key.in_(old)))).rowcount
+            gone += removed
+            if removed < PRUNE_ROWS:
+                return gone
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -230,9 +228,7 @@ class SyncDevices:
 
     async def history(self, tenant_id: str, device_id: str, limit: int) -> list[Sync]:
         """The last syncs of a device, newest first."""
-        query = select(sync_history).where(
-            sync_history.c.tenant_id == tenant_id, sync_history.c.device_id == device_id
-        )
+        query = select(sync_history).where(sync_history.c.tenant_id == tenant_id, sync_history.c.device_id == device_id)
         query = query.order_by(sync_history.c.at_ms.desc(), sync_history.c.sync_id.desc()).limit(limit)
         async with self._database.reading() as connection:
             return [_sync(row) for row in (await connection.execute(query)).mappings()]

@@ -24,6 +24,7 @@ class Pushed(NamedTuple):
     system: str
     model: str
     operation: str
+    action: str | None
     type: str
     entity: str
     checksum: str
@@ -42,6 +43,7 @@ class Stored(NamedTuple):
     system: str
     model: str
     operation: str
+    action: str | None
     type: str
     entity: str
     checksum: str

@@ -111,7 +111,7 @@ class SyncStates:
     async def versions(
         self, tenant_no: int, types: Collection[str], names: Collection[str]
     ) -> tuple[int, Reached, dict[str, list[Writers]]]:
-        """Who made the events of some entities, by all of these types: generation, how far it is projected, and that."""
+        """Who made the events of some entities, those of these types: generation, how far it is projected, who."""
         found: dict[str, list[Writers]] = {}
         async with self._database.reading() as connection:
             held = await _held(connection, tenant_no)
@@ -123,26 +123,10 @@ class SyncStates:
                 found.setdefault(entity, []).append(writers)
         return generation, reached, found
 
-    async def types(self, tenant_no: int) -> frozenset[str]:
-        """The types of events that there are states by: looked up one after the other, not by reading every row."""
-        found: list[str] = []
+    async def mark(self, tenant_no: int) -> tuple[int, Reached]:
+        """The generation that is read, and how far the tenant is projected in it; 0 where it is not yet."""
         async with self._database.reading() as connection:
-            held = await _held(connection, tenant_no)
-            while held is not None:
-                where = and_(entities.c.generation == held[0], entities.c.tenant_no == tenant_no)
-                if found:
-                    where = and_(where, entities.c.type > found[-1])
-                next = await connection.scalar(select(func.min(entities.c.type)).where(where))
-                if next is None:
-                    break
-                found.append(next)
-        return frozenset(found)
-
-    async def generation(self, tenant_no: int) -> int:
-        """The projection that is read; 0 where the tenant is in none."""
-        async with self._database.reading() as connection:
-            held = await _held(connection, tenant_no)
-        return 0 if held is None else held[0]
+            return await _held(connection, tenant_no) or (0, NOTHING)
 
     async def changed(
         self, tenant_no: int, types: Collection[str], since: Reached, generation: int, most: int

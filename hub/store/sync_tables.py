@@ -47,6 +47,8 @@ sync_items: Final = Table(
     Column("system", String(64), nullable=False),
     Column("model", String(20), nullable=False),
     Column("operation", String(10), nullable=False),
+    # Named by the item, where its operation may mean several.
+    Column("action", String(40), nullable=True),
     Column("type", String(40), nullable=False),
     Column("entity", Text, nullable=False),
     Column("checksum", String(64), nullable=False),

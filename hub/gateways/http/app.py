@@ -13,7 +13,20 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hub.gateways.http import deliveries, documents, events, operations, replays, reports, snapshots, webhooks
+from hub.gateways.http import (
+    conflicts,
+    deliveries,
+    devices,
+    documents,
+    events,
+    operations,
+    replays,
+    reports,
+    snapshots,
+    sync,
+    sync_reading,
+    webhooks,
+)
 from hub.gateways.http.context import Services, problem_response
 from hub.store.database import StoreUnavailable
 from schemas.errors import FieldError, Problem
@@ -33,6 +46,10 @@ def create_app(services: Services, version: str) -> ASGIApp:
     app.include_router(replays.router, prefix="/api/v1")
     app.include_router(webhooks.router, prefix="/api/v1")
     app.include_router(reports.router, prefix="/api/v1")
+    app.include_router(sync.router, prefix="/api/v1")
+    app.include_router(sync_reading.router, prefix="/api/v1")
+    app.include_router(devices.router, prefix="/api/v1")
+    app.include_router(conflicts.router, prefix="/api/v1")
     app.include_router(operations.health)
     app.include_router(documents.schema_routes)
     app.include_router(documents.router)

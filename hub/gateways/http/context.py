@@ -18,13 +18,17 @@ from hub.log.dead_letters import DeadLetters
 from hub.log.stream_log import StreamLog
 from hub.log.tenants import Tenants
 from hub.security.tokens import Claims, Tokens
+from hub.services.conflict_desk import ConflictDesk
 from hub.services.deliveries import Deliveries
+from hub.services.devices import DeviceDesk
 from hub.services.ledger import Recorder
 from hub.services.publisher import Publisher
 from hub.services.reader import Query, Reader
 from hub.services.replay_jobs import ReplayJobs
 from hub.services.report_requests import ReportRequests
 from hub.services.snapshots import Snapshots
+from hub.services.sync_reading import SyncReading
+from hub.services.syncer import Syncer
 from hub.services.webhook_desk import WebhookDesk
 from hub.telemetry import Metrics
 from schemas.errors import FieldError, Problem
@@ -53,6 +57,10 @@ class Services:
     snapshots: Snapshots
     webhooks: WebhookDesk
     reports: ReportRequests
+    syncer: Syncer
+    sync_reading: SyncReading
+    devices: DeviceDesk
+    conflicts: ConflictDesk
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def delivered(self, channel: str, system: str, query: Query, entries: Sequence[Entry]) -> None:

@@ -41,6 +41,7 @@ def upgrade() -> None:
         Column("system", String(64), nullable=False),
         Column("model", String(20), nullable=False),
         Column("operation", String(10), nullable=False),
+        Column("action", String(40), nullable=True),
         Column("type", String(40), nullable=False),
         Column("entity", Text, nullable=False),
         Column("checksum", String(64), nullable=False),

@@ -1,0 +1,185 @@
+"""`hub conflicts`: what two changed at once, shown field by field, and resolved by a person."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+import typer
+
+from hub.cli.access import Access, DataDir, Json, Token, Url, access
+from hub.cli.failure import CommandError, UsageError
+from hub.cli.output import compact, json_document, line, note, table
+from hub.cli.remote import Refused, Remote, segment
+
+PAGE: Final = 500
+COLUMNS: Final = (
+    "opened",
+    "tenant",
+    "entity",
+    "model",
+    "device",
+    "fields",
+    "state",
+    "policy",
+    "decided",
+    "conflict id",
+)
+FIELDS: Final = ("field", "contested", "before", "present", "current", "by", "at", "incoming", "device", "made at")
+
+app = typer.Typer()
+group = typer.Typer(no_args_is_help=True, help="Conflicts of devices that worked offline: list, show and resolve them.")
+app.add_typer(group, name="conflicts")
+
+ConflictId = Annotated[str, typer.Argument(metavar="CONFLICT_ID", help="As `hub conflicts list` shows it")]
+
+
+@group.command("list")
+def list_(
+    tenant: Annotated[list[str] | None, typer.Option(help="Only this tenant; may be repeated")] = None,
+    state: Annotated[Literal["open", "resolved", "all"], typer.Option(help="Which ones")] = "open",
+    entity: Annotated[str | None, typer.Option(help="Only about this entity, like reservation:R1")] = None,
+    device: Annotated[str | None, typer.Option(help="Only from this device")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many")] = 100,
+    json: Json = False,
+    url: Url = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Conflicts, the oldest first: by default those that wait for a person. With --json one JSON object a line."""
+
+    async def ask(reached: Access) -> tuple[list[dict[str, Any]], bool]:
+        query = {"tenant": tenant, "state": state, "entity": entity, "device": device}
+        async with Remote(reached) as remote:
+            return await remote.listed("conflicts", "conflicts", limit, PAGE, query)
+
+    found, more = asyncio.run(ask(access(url, token, data_dir)))
+    if json:
+        for one in found:
+            line(compact(one))
+    else:
+        table(COLUMNS, [_row(one) for one in found])
+    if more:
+        note(f"{len(found)} conflicts; there are more: raise --limit")
+
+
+@group.command("show")
+def show(
+    conflict_id: ConflictId, json: Json = False, url: Url = None, token: Token = None, data_dir: DataDir = None
+) -> None:
+    """One conflict, field by field: what the desk had seen, what is so now, what others said, what it says."""
+    found = asyncio.run(_get(access(url, token, data_dir), conflict_id))
+    if json:
+        json_document(found)
+        return
+    table(COLUMNS, [_row(found)])
+    if found["reason"] is not None:
+        line(f"{found['operation']} {found['model']}: {found['reason']}")
+    line("")
+    table(FIELDS, [_field_row(one) for one in found["fields"]])
+
+
+async def _get(reached: Access, conflict_id: str) -> Any:
+    async with Remote(reached) as remote:
+        return await remote.get(f"conflicts/{segment(conflict_id)}")
+
+
+@group.command("resolve")
+def resolve(
+    conflict_id: ConflictId,
+    take: Annotated[
+        Literal["incoming", "current"] | None, typer.Option(help="What the device said, or what is so now")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Set a field otherwise, JSON or text; may be repeated"),
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, for those who look later")] = None,
+    json: Json = False,
+    url: Url = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Decide a conflict. --set goes with what the device said, or, with --take current, lets the contested fields that
+    it does not name stay as they are."""
+    fields = dict(_field(text) for text in set_ or ())
+    if take is None and not fields:
+        raise UsageError("who is right?", "Say --take incoming or --take current, or --set fields")
+
+    async def ask(reached: Access) -> Any:
+        asked: dict[str, Any] = {"choice": take, "reason": reason}
+        async with Remote(reached) as remote:
+            path = f"conflicts/{segment(conflict_id)}"
+            if fields:
+                found = await remote.get(path) if take == "current" else {"fields": []}
+                stay = {one["field"]: one["present"] for one in found["fields"] if one["contested"]}
+                asked |= {"choice": "edited", "data": stay | fields}
+            try:
+                return await remote.post(f"{path}/resolve", asked)
+            except Refused as refused:
+                if refused.code == "conflict":
+                    raise CommandError(str(refused.problem["detail"])) from refused
+                raise
+
+    found = asyncio.run(ask(access(url, token, data_dir)))
+    if json:
+        json_document(found)
+    else:
+        table(COLUMNS, [_row(found)])
+
+
+def _field(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (equals and name.strip()):
+        raise UsageError(f"--set {text}", "Write it like --set room_number=302")
+    try:
+        return name.strip(), orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return name.strip(), value
+
+
+def _row(one: Mapping[str, Any]) -> tuple[Any, ...]:
+    resolved, resolving = one["resolved"], one["resolving"]
+    decided = ""
+    if resolved is not None:
+        decided = " by ".join(part for part in (resolved["choice"] or resolved["winner"], resolved["by"]) if part)
+    elif resolving is not None:
+        decided = f"{resolving['by']} is at it"
+    return (
+        _local(one["opened_at"]),
+        one["tenant_id"],
+        one["entity"],
+        one["model"],
+        one["device_id"],
+        ", ".join(field["field"] for field in one["fields"] if field.get("contested", True)),
+        one["state"],
+        one["policy"],
+        decided,
+        one["conflict_id"],
+    )
+
+
+def _field_row(one: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        one["field"],
+        "yes" if one["contested"] else "",
+        _value(one["base"]),
+        _value(one["present"]),
+        _value(one["current"]),
+        one["current_by"],
+        _local(one["current_at"]),
+        _value(one["incoming"]),
+        one["incoming_by"],
+        _local(one["incoming_at"]),
+    )
+
+
+def _value(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else compact(value)
+
+
+def _local(text: str | None) -> str:
+    return "" if text is None else datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,82 @@
+"""Whether data are whole: `/integrity`, the daily comparisons and weekly statistics; `/integrity/run`, one now."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, cast, get_args
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hub.core.integrity import Kind
+from hub.gateways.http.context import Asking, Hub, body, json, wrong
+from hub.services.integrity_requests import MAX_PAGE, shown
+from schemas import registry, strict_json
+from schemas.errors import FieldError, Problem
+from schemas.types import TENANT_FORM, TenantId
+
+_DIGITS: Final = re.compile(r"[0-9]{1,9}")
+_TENANT: Final = re.compile(TENANT_FORM.removesuffix("$"))
+
+router = APIRouter(tags=["integrity"])
+
+
+class ComparisonRequest(BaseModel):
+    """`POST /integrity/run`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    tenant: TenantId | None = None
+    """Needed where the token holds several."""
+
+
+_RESULT: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": '`{"daily": […], "weekly": […], "devices": […]}`, newest first; devices with warnings first'}
+}
+
+
+@router.get("/integrity", responses=_RESULT)
+async def list_(
+    hub: Hub,
+    claims: Asking,
+    tenant: Annotated[str | None, Query(description="Only of this tenant")] = None,
+    kind: Annotated[str | None, Query(description="daily or weekly; both by default")] = None,
+    limit: Annotated[str | None, Query(description="At most so many of each, 30 by default")] = None,
+) -> Response:
+    """The daily comparisons (R80) and weekly statistics (R81), and how devices compared. Scope `ops` or `sync`."""
+    if tenant is not None and not _TENANT.fullmatch(tenant):
+        raise wrong("tenant", "must be the id of a tenant")
+    if kind is not None and kind not in get_args(Kind):
+        raise wrong("kind", f"must be one of {', '.join(get_args(Kind))}")
+    if limit is not None and not (_DIGITS.fullmatch(limit) and 1 <= int(limit) <= MAX_PAGE):
+        raise wrong("limit", f"must be a number between 1 and {MAX_PAGE}")
+    found = await hub.integrity.listed(claims, tenant, cast("Kind | None", kind), 30 if limit is None else int(limit))
+    return json(found)
+
+
+@router.post(
+    "/integrity/run",
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": ComparisonRequest.model_json_schema()}}}},
+    responses={
+        200: {"description": "The comparison, done"},
+        202: {"description": '`{"running": true, …}`: it goes on; ask again with the same, which joins it'},
+    },
+)
+async def run(request: Request, hub: Hub, claims: Asking) -> Response:
+    """Compare a property's data with its events now. Scope `ops`."""
+    raw = await body(request)
+    said = strict_json.loads(raw) if raw else {}
+    if not isinstance(said, dict):
+        message = "the body must be a JSON object"
+        raise Problem("invalid_request", message, [FieldError("", message)])
+    try:
+        asked = ComparisonRequest.model_validate(said)
+    except ValidationError as error:
+        found = registry.field_errors(error)
+        raise Problem("invalid_request", f"{found[0].path}: {found[0].message}", found) from None
+    done, progress = await hub.integrity.run(claims, asked.tenant)
+    if done is not None:
+        return json(shown(done))
+    seen = {"chain_events": progress.chain_events, "states": progress.compared.states}
+    return json({"running": True} | seen, 202)

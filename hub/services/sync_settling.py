@@ -1,0 +1,396 @@
+"""Settles one pushed item: decides it against what its entity is now, and publishes its event.
+
+The event goes in only if the entity is still what the decision was made on (`expected_revision`); else it is decided
+again. So what the log holds is the decision, and an item that comes again finds its event there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID, uuid5
+
+import orjson
+
+from hub.core import conflicts, sync_models
+from hub.core.conflicts import POLICIES, Decision, Write
+from hub.core.entry import Entry
+from hub.core.projection import Folding
+from hub.core.versions import Vector, actor, includes
+from hub.security.tokens import Claims
+from hub.services.history import History
+from hub.services.occupied_rooms import OccupiedRooms
+from hub.services.publisher import Publisher
+from hub.services.sync_intake import Intent, answer, rejected
+from hub.services.sync_records import Known, SyncRecords
+from hub.store.sync_items import Conflict, Settlement, Stored, SyncItems
+from schemas import strict_json
+from schemas.cursor import ZERO
+from schemas.envelope import EventType
+from schemas.errors import FieldError, Problem
+from schemas.registry import EVENT_TYPES
+from schemas.sync import ItemResult
+
+MAX_TRIES: Final = 8
+"""How often an item is decided anew because its entity moved on meanwhile."""
+NEVER_FITS: Final = frozenset({"invalid_event", "not_authority", "forbidden", "too_large"})
+WAITS: Final = "conflict"
+"""The path of errors that tell an item waits for another one: no attempt of it failed."""
+_CONFLICTS: Final = UUID("7f0f3c1e-52a5-5c0b-9a0e-1d6f3a2b9c54")
+
+
+@dataclass(slots=True)
+class Settled:
+    """What became of an item: its answer, what is written down, and the conflict it met."""
+
+    result: ItemResult
+    settlement: Settlement
+    conflict: Conflict | None = None
+    decision: Decision | None = None
+
+
+def conflict_id(tenant_id: str, uuid: str) -> str:
+    """The id of the conflict that an item met: the same however often it is sent."""
+    return str(uuid5(_CONFLICTS, f"{tenant_id} {uuid}"))
+
+
+class SyncSettling:
+    """Settles items. What fails for now is answered by `retry`."""
+
+    def __init__(
+        self, history: History, publisher: Publisher, records: SyncRecords, items: SyncItems, rooms: OccupiedRooms
+    ) -> None:
+        self._history = history
+        self._publisher = publisher
+        self._records = records
+        self._items = items
+        self._rooms = rooms
+
+    async def settle(
+        self, tenant_id: str, intent: Intent, claims: Claims, known: Known | None, now_ms: int, seen: int | None
+    ) -> Settled:
+        """Settle one item; the ones before it of its entity are settled.
+
+        `known` is its entity as last heard of; `seen` the tenant's last sequence that the device had pulled.
+
+        Raises:
+            StoreUnavailable, RedisError, OSError: whether its event was stored is known when it comes again.
+        """
+        async with AsyncExitStack() as stack:
+            room = intent.said.get("room_number")
+            checks_in = (intent.item.model, intent.item.operation) in (("CheckIn", "CREATE"), ("CheckIn", "UPDATE"))
+            if checks_in and isinstance(room, str):
+                await stack.enter_async_context(self._rooms.turn(tenant_id, room))
+                if (reason := await self._taken(tenant_id, intent, room, seen)) is not None:
+                    if known is None:
+                        known = (await self._records.load(tenant_id, [intent.entity]))[intent.entity]
+                    decision = Decision("conflict", intent.said, frozenset(intent.said), "manual", reason=reason)
+                    return _conflict(tenant_id, intent, known, decision, now_ms)
+            for _ in range(MAX_TRIES):
+                if known is None:
+                    known = (await self._records.load(tenant_id, [intent.entity]))[intent.entity]
+                done = await self._try(tenant_id, intent, claims, known, now_ms)
+                if done is not None:
+                    return done
+                self._records.forget(tenant_id, intent.entity)
+                known = None
+        message = f"{intent.entity} is being changed by many at once; send it again"
+        return _later(intent, [FieldError("entity_id", message)])
+
+    async def _taken(self, tenant_id: str, intent: Intent, room: str, seen: int | None) -> str | None:
+        """Why a person is to look at a check-in: somebody whom the desk did not know of is in the room."""
+        for stay in await self._rooms.of(tenant_id, room):
+            knew = stay.actor == intent.pushed.device_id or (seen is not None and stay.sequence <= seen)
+            if stay.reservation != intent.entity and not knew:
+                return f"room {room} was given to {stay.reservation} meanwhile"
+        return None
+
+    async def decide(self, tenant_id: str, intent: Intent, known: Known) -> Decision:
+        """What becomes of an item, its entity being what it is."""
+        base = self._base(intent, known)
+        write = Write(
+            intent.pushed.device_id,
+            intent.pushed.system,
+            intent.pushed.type,
+            self._action(intent, known),
+            intent.pushed.created_ms,
+            intent.uuid,
+            intent.said,
+            base,
+            deletes=self._deletes(intent, known),
+        )
+        if includes(base, known.version):
+            return conflicts.simple(write, known.data(write.type))
+        history = await self.history(tenant_id, intent.entity)
+        return conflicts.decide(write, history, known.version)
+
+    @staticmethod
+    def _base(intent: Intent, known: Known) -> Vector:
+        """What the desk had seen: also everything it did itself."""
+        device = intent.pushed.device_id
+        own = max(intent.pushed.base_version.get(device, 0), known.version.get(device, 0))
+        return {**intent.pushed.base_version, device: own}
+
+    @staticmethod
+    def _action(intent: Intent, known: Known) -> str:
+        item = intent.item
+        return sync_models.action_of(item.model, item.operation, item.action, intent.said, _data(known))[1]
+
+    def _deletes(self, intent: Intent, known: Known) -> bool:
+        return (intent.pushed.type, self._action(intent, known)) in sync_models.DELETIONS
+
+    async def history(self, tenant_id: str, entity: str) -> list[Write]:
+        """Every event of an entity, with what its maker said and had seen."""
+        entries = await self._records.events(tenant_id, entity)
+        pushed = await self._items.of_entity(tenant_id, entity)
+        return [_write(entry, pushed.get(entry.event_id)) for entry in entries]
+
+    async def _try(self, tenant_id: str, intent: Intent, claims: Claims, known: Known, now_ms: int) -> Settled | None:
+        """One attempt; None when the entity has moved on meanwhile."""
+        try:
+            decision = await self.decide(tenant_id, intent, known)
+            if decision.outcome == "conflict":
+                return _conflict(tenant_id, intent, known, decision, now_ms)
+            planned = self._planned(intent, decision, known)
+            event = self._event(tenant_id, intent, planned, known)
+            parsed = strict_json.parse(orjson.dumps(event))
+            receipt = await self._publisher.submit(parsed, parsed.tree, claims)
+        except Problem as problem:
+            if problem.code == "conflict":
+                return None
+            errors = [FieldError(one.path.replace("data", "payload", 1), one.message) for one in problem.errors]
+            if problem.code in NEVER_FITS:
+                return _refused(intent, errors or [FieldError("", problem.detail)])
+            return _later(
+                intent, errors or [FieldError("", f"{problem.code}: {problem.detail or problem.body()['title']}")]
+            )
+        if receipt["duplicate"]:
+            return await self._there_already(tenant_id, intent, receipt)
+        after = _after(known, intent, planned, claims.system, receipt["revision"])
+        self._records.remember(tenant_id, intent.entity, after)
+        return _applied(tenant_id, intent, known, after, decision, receipt, now_ms)
+
+    @staticmethod
+    def _planned(intent: Intent, decision: Decision, known: Known) -> sync_models.Planned:
+        fields = dict(decision.fields)
+        if intent.pushed.type == "billing" and decision.policy == "additive":
+            fields = _balanced(fields, intent, known)
+        item = intent.item
+        settled = decision.outcome == "resolved"
+        return sync_models.event_of(
+            item.model,
+            item.operation,
+            item.action,
+            intent.entity,
+            fields,
+            _data(known),
+            deleted=decision.deleted if settled else None,
+            touched=decision.touched,
+        )
+
+    @staticmethod
+    def _event(tenant_id: str, intent: Intent, planned: sync_models.Planned, known: Known) -> dict[str, Any]:
+        occurred = datetime.fromtimestamp(intent.pushed.created_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        event: dict[str, Any] = {
+            "event_id": intent.uuid,
+            "tenant_id": tenant_id,
+            "type": planned.type,
+            "action": planned.action,
+            "occurred_at": occurred.replace("+00:00", "Z"),
+            "device_id": intent.pushed.device_id,
+            "created_offline": True,
+            "expected_revision": known.revision,
+            "data": planned.data,
+        }
+        for name in ("temp_id", "correlation_id", "causation_id"):
+            if (value := getattr(intent.item, name)) is not None:
+                event[name] = value
+        return event
+
+    async def _there_already(self, tenant_id: str, intent: Intent, receipt: Mapping[str, Any]) -> Settled:
+        """The log has an event of this id: this item's from before, or somebody else's."""
+        entry = await self._history.find(tenant_id, intent.uuid)
+        if entry is not None and actor(entry.event) != intent.pushed.device_id:
+            return _refused(intent, [FieldError("uuid", "is that of another event; make a new one")])
+        self._records.forget(tenant_id, intent.entity)
+        version = (await self._records.load(tenant_id, [intent.entity]))[intent.entity].version
+        result = ItemResult(
+            uuid=intent.uuid,
+            outcome="duplicate",
+            cursor=receipt["cursor"],
+            revision=receipt["revision"],
+            version=version,
+        )
+        settlement = Settlement(intent.uuid, "applied", revision=receipt["revision"], cursor=receipt["cursor"])
+        return Settled(result, settlement)
+
+
+def _data(known: Known) -> dict[str, Mapping[str, Any]]:
+    return {type: state.data for type, state in known.states.items()}
+
+
+def _write(entry: Entry, item: Stored | None) -> Write:
+    """An event of the log as a write. One that a person settled was made knowing everything."""
+    event = entry.event
+    name = actor(event)
+    system = event["data"].get("updated_by_system") or name
+    deletes = (entry.type, entry.action) in sync_models.DELETIONS
+    if item is None or item.device_id != name or item.policy == "manual" or item.type != entry.type:
+        return Write(
+            name, system, entry.type, entry.action, entry.timestamp_ms, entry.event_id, event["data"], None, deletes
+        )
+    return Write(
+        name,
+        system,
+        entry.type,
+        entry.action,
+        item.created_ms,
+        entry.event_id,
+        item.payload,
+        item.base_version,
+        # As it was meant: an edit that met a deletion went out as that deletion again.
+        item.operation == "DELETE"
+        or (item.type, item.action) in sync_models.DELETIONS
+        or (deletes and item.payload.get("status") == "cancelled"),
+        item.touched,
+    )
+
+
+def _balanced(fields: dict[str, Any], intent: Intent, known: Known) -> dict[str, Any]:
+    """A movement's balance where others moved the folio meanwhile: theirs and this one."""
+    held = (known.data("billing") or {}).get("balance")
+    if fields.get("balance") is None or held is None or fields.get("amount") is None:
+        return fields
+    return fields | {"balance": round(held + fields["amount"], 4)}
+
+
+def _after(known: Known, intent: Intent, planned: sync_models.Planned, system: str, revision: int) -> Known:
+    kind: EventType = EVENT_TYPES[planned.type]
+    folding = Folding(planned.type, known.states.get(planned.type))
+    folding.add(
+        {
+            "schema_version": kind.newest,
+            "revision": revision,
+            "targets": [],
+            "created_offline": True,
+            "device_id": intent.pushed.device_id,
+            "data": {**planned.data, "updated_by_system": system},
+        },
+        0,
+        ZERO,
+    )
+    state = folding.state
+    assert state is not None
+    return Known(revision, {**known.states, planned.type: state})
+
+
+def _applied(
+    tenant_id: str,
+    intent: Intent,
+    before: Known,
+    after: Known,
+    decision: Decision,
+    receipt: Mapping[str, Any],
+    now_ms: int,
+) -> Settled:
+    result = ItemResult(
+        uuid=intent.uuid,
+        outcome=decision.outcome,
+        cursor=receipt["cursor"],
+        revision=receipt["revision"],
+        version=after.version,
+        policy=decision.policy,
+        winner=decision.winner,
+    )
+    conflict = None
+    if decision.contests or decision.policy == "delete_wins":
+        conflict = _row(tenant_id, intent, before, decision, now_ms, receipt)
+        result.conflict_id = conflict.conflict_id
+    settlement = Settlement(
+        intent.uuid,
+        decision.outcome,
+        decision.touched,
+        receipt["revision"],
+        receipt["cursor"],
+        decision.policy,
+        decision.winner,
+        None if conflict is None else conflict.conflict_id,
+    )
+    return Settled(result, settlement, conflict, decision)
+
+
+def _conflict(tenant_id: str, intent: Intent, known: Known, decision: Decision, now_ms: int) -> Settled:
+    row = _row(tenant_id, intent, known, decision, now_ms, None)
+    errors = [FieldError(one.field, f"is {_shown(one.current)} by {one.rival}") for one in decision.contests]
+    result = answer(intent.uuid, "conflict", [FieldError(WAITS, decision.reason or "a person decides"), *errors])
+    result.conflict_id, result.policy, result.version = row.conflict_id, "manual", known.version
+    settlement = Settlement(intent.uuid, "conflict", decision.touched, policy="manual", conflict_id=row.conflict_id)
+    return Settled(result, settlement, row, decision)
+
+
+def _row(
+    tenant_id: str,
+    intent: Intent,
+    known: Known,
+    decision: Decision,
+    now_ms: int,
+    receipt: Mapping[str, Any] | None,
+) -> Conflict:
+    pushed = intent.pushed
+    fields: list[dict[str, Any]] = [
+        {
+            "field": one.field,
+            "base": one.base,
+            "current": one.current,
+            "incoming": one.incoming,
+            "current_by": one.rival,
+            "incoming_by": pushed.device_id,
+            "winner": None if receipt is None else "incoming" if one.wins else "current",
+        }
+        for one in decision.contests
+    ]
+    return Conflict(
+        conflict_id(tenant_id, intent.uuid),
+        intent.uuid,
+        pushed.device_id,
+        pushed.system,
+        pushed.model,
+        pushed.type,
+        pushed.entity,
+        "open" if receipt is None else "resolved",
+        decision.policy or "manual",
+        decision.winner,
+        decision.reason,
+        fields,
+        known.data(pushed.type) or {},
+        pushed.payload,
+        known.revision,
+        now_ms,
+        None if receipt is None else now_ms,
+        None if receipt is None else receipt["revision"],
+        None if receipt is None else receipt["cursor"],
+    )
+
+
+def _refused(intent: Intent, errors: Sequence[FieldError]) -> Settled:
+    named = [{"path": one.path, "message": one.message} for one in errors]
+    return Settled(rejected(intent.uuid, errors), Settlement(intent.uuid, "rejected", errors=named))
+
+
+def _later(intent: Intent, errors: Sequence[FieldError]) -> Settled:
+    return Settled(answer(intent.uuid, "retry", errors), Settlement(intent.uuid, "retry"))
+
+
+def waiting(intent: Intent, why: str) -> Settled:
+    """The answer for an item whose turn has not come."""
+    return _later(intent, [FieldError(WAITS, why)])
+
+
+def _shown(value: Any) -> str:
+    return orjson.dumps(value).decode()[:100]
+
+
+__all__ = ["POLICIES", "Settled", "SyncSettling", "conflict_id", "waiting"]

@@ -1,0 +1,385 @@
+"""Takes what devices did while they were offline (R50, R77): each item exactly once, whatever comes twice or late.
+
+An item is written down before anything of it is done. Its event has the item's uuid, so the log takes it once; what
+became of it is written down after. Killed in between, the item's next coming finds the event, or does it then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, tzinfo
+from typing import Any, Final, Protocol
+from uuid import UUID, uuid5
+
+import structlog
+
+from hub.log.topology import RedisError
+from hub.security.tokens import Claims
+from hub.services.announcer import Announcer
+from hub.services.history import History
+from hub.services.sync_intake import Intent, intent_of, rejected, request_of, skew_of
+from hub.services.sync_records import Known, SyncRecords
+from hub.services.sync_settling import Settled, SyncSettling, waiting
+from hub.store.database import StoreUnavailable
+from hub.store.sync_items import Settlement, Stored, SyncItems
+from hub.telemetry import Metrics
+from schemas.cursor import Cursor
+from schemas.errors import FieldError, Problem
+from schemas.strict_json import Parsed
+from schemas.sync import ItemResult, PushRequest, PushResponse
+
+SKEW_TOLD_MS: Final = 5 * 60_000
+"""A clock this far off is told to people, once a day."""
+LANES: Final = 32
+"""Entities that are settled beside each other."""
+_DONE: Final = frozenset({"applied", "resolved", "conflict"})
+_NOTICES: Final = UUID("2c4d1b86-0b0b-5f0e-8f55-7a3c9e6d1f20")
+
+log = structlog.get_logger("hub.syncer")
+
+
+class Devices(Protocol):
+    """Who keeps an eye on the devices."""
+
+    async def pushed(
+        self,
+        tenant_id: str,
+        device_id: str,
+        system: str,
+        *,
+        items: int,
+        outcomes: Mapping[str, int],
+        device_sequence: int | None,
+        backlog: int | None,
+        clock_skew_ms: int | None,
+        duration_ms: int,
+    ) -> bool:
+        """Note a push; whether the device is asked to sync."""
+        ...
+
+    async def system_of(self, tenant_id: str, device_id: str) -> str | None:
+        """Whose a device is; None for one that was never seen."""
+        ...
+
+
+class Syncer:
+    """Answers pushes."""
+
+    def __init__(
+        self,
+        history: History,
+        settling: SyncSettling,
+        records: SyncRecords,
+        items: SyncItems,
+        devices: Devices,
+        announcer: Announcer,
+        metrics: Metrics,
+        *,
+        zone: Callable[[str], tzinfo],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._history = history
+        self._settling = settling
+        self._records = records
+        self._items = items
+        self._devices = devices
+        self._announcer = announcer
+        self._metrics = metrics
+        self._zone = zone
+        self._clock = clock
+
+    async def push(self, claims: Claims, parsed: Parsed, raw_bytes: int = 0) -> PushResponse:
+        """Take a batch. The answer comes when everything that it calls done is durable.
+
+        Raises:
+            Problem: `forbidden`, `invalid_request`: nothing was taken; `store_unavailable`, `log_unavailable`: the
+                same batch may be sent again.
+        """
+        started = time.monotonic()
+        now = self._clock()
+        request = request_of(parsed)
+        claims = claims.syncing()
+        claims.require_device(request.device_id)
+        tenant_id = tenant_of(claims, request.tenant_id)
+        try:
+            owner = await self._devices.system_of(tenant_id, request.device_id)
+            if owner is not None and owner != claims.system:
+                raise Problem("forbidden", f"device_id: {request.device_id} is a device of {owner}; use another id")
+            skew_ms = skew_of(request, now)
+            response = await self._take(claims, tenant_id, parsed, request, now, skew_ms)
+            outcomes: Counter[str] = Counter(result.outcome for result in response.results)
+            response.sync_requested = await self._devices.pushed(
+                tenant_id,
+                request.device_id,
+                claims.system,
+                items=len(request.items),
+                outcomes=outcomes,
+                device_sequence=max((one for one in map(_sequence, request.items) if one), default=None),
+                backlog=None if request.backlog is None else max(0, request.backlog - _finished(outcomes)),
+                clock_skew_ms=skew_ms,
+                duration_ms=int((time.monotonic() - started) * 1000),
+            )
+        except StoreUnavailable as error:
+            raise Problem("store_unavailable", "the store does not answer now; send the batch again") from error
+        except (RedisError, OSError) as error:
+            raise Problem("log_unavailable", "the log does not answer now; send the batch again") from error
+        if skew_ms is not None and abs(skew_ms) > SKEW_TOLD_MS:
+            await self._tell_skew(tenant_id, request.device_id, skew_ms, now)
+        return response
+
+    async def _take(
+        self,
+        claims: Claims,
+        tenant_id: str,
+        parsed: Parsed,
+        request: PushRequest,
+        now: datetime,
+        skew_ms: int | None,
+    ) -> PushResponse:
+        results: list[ItemResult | None] = [None] * len(request.items)
+        intents: dict[int, Intent] = {}
+        for index, raw in enumerate(request.items):
+            read = intent_of(parsed, raw, request, claims.system, now, skew_ms or 0, lambda: self._zone(tenant_id))
+            if isinstance(read, Intent):
+                intents[index] = read
+            else:
+                results[index] = read
+        for index, result in (await self._checked(tenant_id, request.device_id, intents)).items():
+            results[index] = result
+            del intents[index]
+        now_ms = int(now.timestamp() * 1000)
+        # Of one that stands in the batch twice, the second is answered when the first is done.
+        first = {intent.uuid: index for index, intent in reversed(intents.items())}
+        once = {index: intent for index, intent in intents.items() if first[intent.uuid] == index}
+        await self._items.write(tenant_id, [intent.pushed for intent in once.values()], now_ms)
+        settled = await self._settle(claims, tenant_id, request, once, now_ms)
+        for index, intent in intents.items():
+            done = settled[first[intent.uuid]]
+            result = done.result
+            if index not in once and result.outcome in ("applied", "resolved"):
+                result = result.model_copy(update={"outcome": "duplicate"})
+            results[index] = result
+            self._metrics.sync_items.labels(intent.item.model, result.outcome).inc()
+        answered = [result for result in results if result is not None]
+        assert len(answered) == len(results)
+        return PushResponse(results=answered, server_time=_text(now), clock_skew_ms=skew_ms)
+
+    async def _checked(self, tenant_id: str, device_id: str, intents: Mapping[int, Intent]) -> dict[int, ItemResult]:
+        """The answers for items that are known already, or that cannot be what they say they are."""
+        known = await self._items.known(tenant_id, {intent.uuid for intent in intents.values()})
+        numbers = {intent.pushed.device_sequence for intent in intents.values() if intent.uuid not in known}
+        taken = await self._items.by_sequence(tenant_id, device_id, numbers)
+        found: dict[int, ItemResult] = {}
+        done: list[tuple[int, Stored]] = []
+        seen: dict[str, str] = {}
+        for index, intent in intents.items():
+            stored = known.get(intent.uuid)
+            sum_ = seen.setdefault(intent.uuid, intent.item.checksum)
+            if sum_ != intent.item.checksum or (stored is not None and not _same(stored, intent)):
+                said = "is that of another item, with another payload; nothing of this one was taken: make a new uuid"
+                found[index] = rejected(intent.uuid, [FieldError("uuid", said)])
+            elif stored is not None and stored.outcome in _DONE:
+                done.append((index, stored))
+            elif stored is None and taken.get(number := intent.pushed.device_sequence, intent.uuid) != intent.uuid:
+                said = (
+                    f"{number} of {device_id} was {taken[number]}: does another device use this device_id? "
+                    "Give one of them a new id, and send its items again"
+                )
+                found[index] = rejected(intent.uuid, [FieldError("device_sequence", said)])
+            else:
+                taken.setdefault(intent.pushed.device_sequence, intent.uuid)
+        versions = await self._records.load(tenant_id, {stored.entity for _, stored in done})
+        for index, stored in done:
+            found[index] = _again(stored, versions[stored.entity])
+        for index, result in found.items():
+            self._metrics.sync_items.labels(intents[index].item.model, result.outcome).inc()
+        return found
+
+    async def _settle(
+        self, claims: Claims, tenant_id: str, request: PushRequest, intents: Mapping[int, Intent], now_ms: int
+    ) -> dict[int, Settled]:
+        """Settle items, those of one entity in order, and write down what became of them."""
+        lanes: dict[str, list[int]] = {}
+        for index, intent in intents.items():
+            lanes.setdefault(intent.entity, []).append(index)
+        known = await self._records.load(tenant_id, list(lanes))
+        held = await self._items.held(tenant_id, request.device_id, list(lanes))
+        seen = self._seen(request.cursor, tenant_id)
+        settled: dict[int, Settled] = {}
+        turn = asyncio.Semaphore(LANES)
+
+        async def follow(entity: str, indexes: Sequence[int]) -> None:
+            blocked = f"waits for the conflict {held[entity]}" if entity in held else None
+            present: Known | None = known[entity]
+            for index in indexes:
+                intent = intents[index]
+                if blocked is not None:
+                    settled[index] = waiting(intent, blocked)
+                    continue
+                async with turn:
+                    try:
+                        done = await self._settling.settle(tenant_id, intent, claims, present, now_ms, seen)
+                    except (StoreUnavailable, RedisError, OSError) as error:
+                        log.warning("item_not_settled", uuid=intent.uuid, error=str(error) or type(error).__name__)
+                        done = waiting(intent, "the hub could not look at it now; send it again")
+                settled[index] = done
+                present = None
+                if done.result.outcome in ("conflict", "rejected", "retry"):
+                    # What was done after it was done on top of it.
+                    blocked = f"waits for {intent.uuid}, which came before it: {done.result.outcome}"
+
+        await asyncio.gather(*(follow(entity, indexes) for entity, indexes in lanes.items()))
+        await self._write(tenant_id, intents, settled)
+        return settled
+
+    async def _write(self, tenant_id: str, intents: Mapping[int, Intent], settled: dict[int, Settled]) -> None:
+        conflicts = [done.conflict for done in settled.values() if done.conflict is not None]
+        try:
+            await self._items.settle(tenant_id, [done.settlement for done in settled.values()], conflicts)
+        except StoreUnavailable:
+            # Events are in the log whatever the store says; what waits for a person is nowhere yet.
+            for index, done in settled.items():
+                if done.result.outcome == "conflict":
+                    settled[index] = waiting(intents[index], "the store does not answer now; send it again")
+            log.warning("outcomes_not_stored", items=len(settled))
+            conflicts = [one for one in conflicts if one.state != "open"]
+        for done in settled.values():
+            decision = done.decision
+            if decision is not None and decision.policy is not None:
+                outcome = "open" if done.result.outcome == "conflict" else "resolved"
+                model = done.conflict.model if done.conflict is not None else _model(intents, settled, done)
+                self._metrics.conflicts.labels(model, decision.policy, outcome).inc()
+                if outcome == "resolved":
+                    self._metrics.conflict_resolution_seconds.observe(0.0)
+        await self._tell(tenant_id, settled.values())
+
+    def _seen(self, cursor: str | None, tenant_id: str) -> int | None:
+        """The last sequence that a device had pulled, as it says; None where that was of another history.
+
+        Raises:
+            Problem: `invalid_cursor`.
+        """
+        if cursor is None:
+            return None
+        found = Cursor.decode(cursor, tenant_id)
+        epoch = self._history.log.epochs[self._history.partition(tenant_id)]
+        return found.sequence if found.epoch == epoch else None
+
+    # -- notices --------------------------------------------------------------------------------------------------
+
+    async def _tell(self, tenant_id: str, settled: Iterable[Settled]) -> None:
+        """Tell people what waits for them, and what a deletion overruled (R72)."""
+        for done in settled:
+            row, decision = done.conflict, done.decision
+            if row is None or decision is None:
+                continue
+            if row.state == "open":
+                message = f"{row.entity}: {row.reason or 'two changed the same'}; a person decides"
+                await self._announce(tenant_id, "sync-conflict", message, f"open {row.conflict_id}", row, "warning")
+            elif decision.policy == "delete_wins":
+                others = ", ".join(decision.overruled) or row.device_id
+                message = f"{row.entity} was deleted while {others} edited it: the deletion stands, the edit is kept"
+                await self._announce(tenant_id, "sync-deletion", message, f"deleted {row.conflict_id}", row, "info")
+
+    async def _announce(self, tenant_id: str, topic: str, message: str, name: str, row: Any, severity: Any) -> None:
+        detail = {
+            "conflict_id": row.conflict_id,
+            "uuid": row.uuid,
+            "entity": row.entity,
+            "model": row.model,
+            "device_id": row.device_id,
+            "policy": row.policy,
+        }
+        try:
+            await self._announcer.announce(
+                tenant_id,
+                "notice",
+                topic,
+                message,
+                event_id=str(uuid5(_NOTICES, name)),
+                severity=severity,
+                detail=detail,
+            )
+        except Problem as problem:
+            # The conflict itself is written down, and listed.
+            log.warning("conflict_not_announced", conflict=row.conflict_id, error=str(problem))
+
+    async def _tell_skew(self, tenant_id: str, device_id: str, skew_ms: int, now: datetime) -> None:
+        way = "ahead of" if skew_ms > 0 else "behind"
+        minutes = abs(skew_ms) / 60_000
+        try:
+            await self._announcer.announce(
+                tenant_id,
+                "notice",
+                "device-clock",
+                f"the clock of {device_id} is {minutes:.0f} minutes {way} the hub's; set it right",
+                event_id=str(uuid5(_NOTICES, f"skew {tenant_id} {device_id} {now:%Y-%m-%d}")),
+                detail={"device_id": device_id, "clock_skew_ms": skew_ms},
+            )
+        except Problem as problem:
+            log.warning("skew_not_announced", device=device_id, error=str(problem))
+
+
+def tenant_of(claims: Claims, named: str | None) -> str:
+    """The tenant that a device works for.
+
+    Raises:
+        Problem: `forbidden`; the token holds several and none is named.
+    """
+    if named is not None:
+        claims.require_tenant(named)
+        return named
+    if len(claims.tenants) == 1 and not claims.all_tenants:
+        return next(iter(claims.tenants))
+    said = "the token holds several tenants; name one"
+    raise Problem("invalid_request", f"tenant_id: {said}", [FieldError("tenant_id", said)])
+
+
+def _same(stored: Stored, intent: Intent) -> bool:
+    """Whether an item that was written down is this one."""
+    pushed = intent.pushed
+    return (stored.device_id, stored.checksum, stored.model, stored.operation, stored.entity) == (
+        pushed.device_id,
+        pushed.checksum,
+        pushed.model,
+        pushed.operation,
+        pushed.entity,
+    )
+
+
+def _again(stored: Stored, known: Known) -> ItemResult:
+    """The answer for an item that was settled before."""
+    waits = stored.outcome == "conflict"
+    return ItemResult(
+        uuid=stored.uuid,
+        outcome="conflict" if waits else "duplicate",
+        cursor=stored.cursor,
+        revision=stored.revision,
+        version=known.version,
+        policy=stored.policy,
+        winner=stored.winner,
+        conflict_id=stored.conflict_id,
+    )
+
+
+def _model(intents: Mapping[int, Intent], settled: Mapping[int, Settled], done: Settled) -> str:
+    return next(intents[index].item.model for index, one in settled.items() if one is done)
+
+
+def _finished(outcomes: Mapping[str, int]) -> int:
+    return sum(count for outcome, count in outcomes.items() if outcome not in ("retry", "rejected", "conflict"))
+
+
+def _sequence(item: Any) -> int | None:
+    number = item.get("device_sequence") if isinstance(item, dict) else None
+    return number if type(number) is int and 0 < number <= 2**53 else None
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+__all__ = ["Settlement", "Syncer", "tenant_of"]
