@@ -1,0 +1,340 @@
+"""`POST /sync/push` through a whole hub: each operation of a desk once, whatever comes twice, late, or damaged."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest.mock import patch
+
+import orjson
+import pytest
+import zstandard
+from desk import BOOKING, CREATED, Desk
+from house import House
+
+from hub.store.database import StoreUnavailable
+from schemas.canonical import checksum
+
+ARRIVAL = {"room_number": "301", "actual_checkin_time": CREATED, "payment_status": "pending"}
+
+
+def paths(result: dict[str, Any]) -> list[str]:
+    """The fields that a result names."""
+    return [one["path"] for one in result["errors"]]
+
+
+async def test_an_operation_becomes_one_event(house: House) -> None:
+    """An item is an event with its uuid, its device and the time it was made, and is told where that lies."""
+    desk = Desk(house)
+    item = desk.item("Reservation", "R1", BOOKING, temp_id="T-1")
+    (result,) = await desk.push(item)
+    assert (result["outcome"], result["revision"], result["version"]) == ("applied", 1, {"desk-1": 1})
+    (event,) = await desk.events()
+    assert (event["event_id"], event["device_id"], event["temp_id"]) == (item["uuid"], "desk-1", "T-1")
+    assert (event["type"], event["action"], event["entity"]) == ("reservation", "created", "reservation:R1")
+    assert event["created_offline"] is True
+    assert event["occurred_at"] == "2026-07-15T06:04:00.000Z"
+    assert event["data"]["updated_by_system"] == "hotel-pms"
+
+
+async def test_what_comes_again_is_a_duplicate(house: House) -> None:
+    """An item that was taken is answered with the place of its event, as often as it comes, alone or in one batch."""
+    desk = Desk(house)
+    item = desk.item("Reservation", "R1", BOOKING)
+    first, twin = await desk.push(item, item)
+    assert (first["outcome"], twin["outcome"]) == ("applied", "duplicate")
+    (again,) = await desk.push(item)
+    assert (again["outcome"], again["cursor"], again["revision"]) == ("duplicate", first["cursor"], 1)
+    assert len(await desk.events()) == 1
+
+
+async def test_what_was_published_before_a_crash_is_found(house: House) -> None:
+    """A hub that dies after the event is stored, and before it wrote down so, finds it when the item comes again."""
+    desk = Desk(house)
+    item = desk.item("Reservation", "R1", BOOKING)
+    with patch.object(house.hub.store.sync_items, "settle", side_effect=StoreUnavailable("away")):
+        (first,) = await desk.push(item)
+    assert first["outcome"] == "applied"
+    (again,) = await desk.push(item)
+    assert (again["outcome"], again["cursor"]) == ("duplicate", first["cursor"])
+    assert len(await desk.events()) == 1
+
+
+async def test_nothing_is_taken_without_the_store(house: House) -> None:
+    """While items cannot be written down the whole batch is to be sent again, and no event is made."""
+    desk = Desk(house)
+    item = desk.item("Reservation", "R1", BOOKING)
+    with patch.object(house.hub.store.sync_items, "write", side_effect=StoreUnavailable("away")):
+        response = await desk.send(desk.batch(item))
+    assert (response.status_code, response.json()["code"]) == (503, "store_unavailable")
+    assert await desk.events() == []
+    assert (await desk.push(item))[0]["outcome"] == "applied"
+
+
+async def test_a_batch_that_was_damaged_on_its_way_is_not_looked_at(house: House) -> None:
+    """A batch whose CRC does not fit is refused as a whole, naming the field."""
+    desk = Desk(house)
+    body = desk.batch(desk.item("Reservation", "R1", BOOKING))
+    response = await desk.send(body | {"batch_crc32": (body["batch_crc32"] + 1) % 2**32})
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["path"] == "batch_crc32"
+    assert await desk.events() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"checksum": "0" * 64}, "checksum"),
+        ({"payload": BOOKING | {"total_amount": 1}}, "checksum"),
+        ({"model": "Minibar"}, "model"),
+        ({"operation": "UPSERT"}, "operation"),
+        ({"schema_version": 99}, "schema_version"),
+        ({"createdAt": "yesterday"}, "createdAt"),
+        ({"base_version": {"desk-1": -1}}, "base_version.desk-1"),
+        ({"device_sequence": 0}, "device_sequence"),
+        ({"uuid": "offline-1752541440000"}, "uuid"),
+        ({"entity_id": "with space"}, "entity_id"),
+    ],
+)
+async def test_a_bad_item_is_named_and_keeps_no_other(house: House, change: dict[str, Any], path: str) -> None:
+    """An item that cannot be taken says which field is wrong; the others of its batch are taken."""
+    desk = Desk(house)
+    bad = desk.item("Reservation", "R1", BOOKING) | change
+    good = desk.item("Reservation", "R2", BOOKING)
+    refused, taken = await desk.push(bad, good)
+    assert (refused["outcome"], taken["outcome"]) == ("rejected", "applied")
+    assert path in paths(refused)
+    assert [event["entity"] for event in await desk.events()] == ["reservation:R2"]
+
+
+async def test_what_does_not_fit_its_schema_is_named_and_taken_when_mended(house: House) -> None:
+    """A payload without a required field is rejected by that field; as a new item with it, it is taken."""
+    desk = Desk(house)
+    short = {name: value for name, value in BOOKING.items() if name != "room_type"}
+    refused = await desk.one("Reservation", "R1", short)
+    assert (refused["outcome"], paths(refused)) == ("rejected", ["payload.room_type"])
+    assert (await desk.one("Reservation", "R1", BOOKING))["outcome"] == "applied"
+
+
+async def test_a_uuid_with_another_payload_is_refused(house: House) -> None:
+    """The same uuid cannot say something else later; what it said first stays."""
+    desk = Desk(house)
+    item = desk.item("Reservation", "R1", BOOKING)
+    await desk.push(item)
+    other = BOOKING | {"total_amount": 1}
+    (refused,) = await desk.push(item | {"payload": other, "checksum": checksum(other)})
+    assert (refused["outcome"], paths(refused)) == ("rejected", ["uuid"])
+    assert [event["data"]["total_amount"] for event in await desk.events()] == [24000]
+
+
+async def test_a_uuid_of_somebody_elses_event_is_refused(house: House) -> None:
+    """An item that has the id of an event which did not come from its device is no duplicate of it."""
+    desk = Desk(house)
+    item = desk.item("Reservation", "R1", BOOKING)
+    await house.publish(house.reservation("R9", event_id=item["uuid"]))
+    (refused,) = await desk.push(item)
+    assert (refused["outcome"], paths(refused)) == ("rejected", ["uuid"])
+
+
+async def test_two_machines_with_one_device_id_are_told_apart(house: House) -> None:
+    """A number that another item of this device had is refused, with the fix; nothing of either is lost or mixed."""
+    desk, twin = Desk(house), Desk(house)
+    await desk.one("Reservation", "R1", BOOKING)
+    refused = await twin.one("Reservation", "R2", BOOKING)
+    assert (refused["outcome"], paths(refused)) == ("rejected", ["device_sequence"])
+    assert "another device" in refused["errors"][0]["message"]
+    foreign = Desk(house, system="hotel-saas")
+    response = await foreign.send(foreign.batch())
+    assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+
+
+async def test_a_token_speaks_for_its_own_device_and_scope(house: House) -> None:
+    """Without `sync`, for another device, with masked eyes, or for another tenant, nothing is taken."""
+    for desk in (
+        Desk(house, scopes=("publish:*", "subscribe:*")),
+        _of_device(house, "desk-2"),
+        Desk(house, view="masked"),
+    ):
+        response = await desk.send(desk.batch(desk.item("Reservation", "R1", BOOKING)))
+        assert (response.status_code, response.json()["code"]) == (403, "forbidden"), response.text
+    desk = Desk(house)
+    response = await desk.send(desk.batch(desk.item("Reservation", "R1", BOOKING), tenant_id="other"))
+    assert response.status_code == 403
+    assert await desk.events() == []
+
+
+def _of_device(house: House, token_device: str) -> Desk:
+    desk = Desk(house, device_id="desk-1")
+    desk.token["device_id"] = token_device
+    return desk
+
+
+async def test_authority_binds_devices_too(house: House) -> None:
+    """Room service's tablet cannot check a guest in, however it asks."""
+    tablet = Desk(house, "tablet-1", "hotel-saas")
+    refused = await tablet.one("CheckIn", "R1", ARRIVAL)
+    assert refused["outcome"] == "rejected"
+    assert await tablet.events() == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+async def test_bodies_may_be_compressed(house: House, encoding: str) -> None:
+    """A folded body is read; one cut short, one that unfolds without end, and an unknown one are refused in words."""
+    desk = Desk(house)
+    fold: Callable[[bytes], bytes] = gzip.compress if encoding == "gzip" else zstandard.ZstdCompressor().compress
+    body = fold(orjson.dumps(desk.batch(desk.item("Reservation", "R1", BOOKING))))
+    assert (await desk.send(body[: len(body) // 2], **{"Content-Encoding": encoding})).status_code == 422
+    assert (await desk.send(fold(b" " * 50_000_000), **{"Content-Encoding": encoding})).status_code == 413
+    assert (await desk.send(body, **{"Content-Encoding": "br"})).status_code == 422
+    response = await desk.send(body, **{"Content-Encoding": encoding})
+    assert response.json()["results"][0]["outcome"] == "applied"
+
+
+async def test_operations_on_one_entity_keep_their_order(house: House) -> None:
+    """The items of one entity are settled one after the other; behind one that is refused, the rest waits."""
+    desk = Desk(house)
+    items = [desk.item("Reservation", "R1", BOOKING)]
+    items += [
+        desk.item("Reservation", "R1", {"adults": number}, "UPDATE", {"desk-1": number}) for number in range(1, 6)
+    ]
+    assert [one["revision"] for one in await desk.push(*items)] == [1, 2, 3, 4, 5, 6]
+    bad = desk.item("Reservation", "R1", {"adults": -1}, "UPDATE", {"desk-1": 6})
+    behind = desk.item("Reservation", "R1", {"adults": 3}, "UPDATE", {"desk-1": 7})
+    refused, waits = await desk.push(bad, behind)
+    assert (refused["outcome"], waits["outcome"]) == ("rejected", "retry")
+    assert bad["uuid"] in waits["errors"][0]["message"]
+
+
+async def test_an_update_may_carry_what_changed_alone(house: House) -> None:
+    """The event of a partial update carries the whole state, as consumers expect of it."""
+    desk = Desk(house)
+    await desk.one("Reservation", "R1", BOOKING)
+    await desk.one("Reservation", "R1", {"status": "cancelled"}, "UPDATE", {"desk-1": 1})
+    event = (await desk.events())[-1]
+    assert (event["action"], event["data"]["status"], event["data"]["room_type"]) == ("cancelled", "cancelled", "twin")
+
+
+async def test_concurrent_edits_are_settled_and_the_loser_is_kept(house: House) -> None:
+    """The item that loses is in the log once with the winner's values, and what it said is kept and shown."""
+    desk, other = Desk(house), Desk(house, "desk-2")
+    await desk.one("RoomStatus", "301", _room("occupied"))
+    late = desk.item("RoomStatus", "301", {"status": "vacant_dirty"}, "UPDATE", {"desk-1": 1})
+    early = other.item("RoomStatus", "301", {"status": "cleaning", "housekeeping": "dirty"}, "UPDATE", {"desk-1": 1})
+    await desk.push(late | {"createdAt": "2026-07-15T16:00:00+09:00"})
+    (result,) = await other.push(early | {"createdAt": "2026-07-15T15:30:00+09:00"})
+    assert (result["outcome"], result["policy"], result["winner"]) == ("resolved", "timestamp", "desk-1")
+    event = (await desk.events())[-1]
+    assert event["event_id"] == early["uuid"]
+    assert (event["data"]["status"], event["data"]["housekeeping"]) == ("vacant_dirty", "dirty")
+    headers = house.headers(scopes=("sync",))
+    (row,) = (await house.http.get("/conflicts?state=resolved", headers=headers)).json()["conflicts"]
+    assert row["conflict_id"] == result["conflict_id"]
+    (field,) = row["fields"]
+    assert (field["field"], field["current"], field["incoming"]) == ("status", "vacant_dirty", "cleaning")
+
+
+def _room(status: str) -> dict[str, Any]:
+    return {"room_number": "301", "room_type": "twin", "status": status, "availability_date": "2026-07-15"}
+
+
+async def test_an_edit_against_the_log_as_it_is_now(house: House) -> None:
+    """What was published a moment ago, and is in no projection yet, is seen by the decision."""
+    desk = Desk(house)
+    await desk.one("Reservation", "R1", BOOKING)
+    with patch.object(house.hub.projector, "wake"):
+        await house.publish(
+            {"type": "reservation", "action": "updated", "data": BOOKING | {"reservation_id": "R1", "adults": 4}}
+        )
+        house.hub._services.syncer._records._memory.clear()
+        result = await desk.one("Reservation", "R1", {"adults": 2}, "UPDATE", {"desk-1": 1})
+    assert (result["outcome"], result["version"]) == ("resolved", {"desk-1": 2, "hotel-pms": 1})
+
+
+async def test_two_guests_in_one_room_are_shown_to_a_person(house: House) -> None:
+    """Two desks that gave away the same room do not overwrite each other; the second waits, and what follows it too."""
+    first, second = Desk(house), Desk(house, "desk-2")
+    await first.push(first.item("Reservation", "R1", BOOKING), first.item("CheckIn", "R1", ARRIVAL))
+    held = second.item("CheckIn", "R2", ARRIVAL, base={"desk-2": 1})
+    booked, conflict = await second.push(second.item("Reservation", "R2", BOOKING), held)
+    assert (booked["outcome"], conflict["outcome"]) == ("applied", "conflict")
+    assert "301" in conflict["errors"][0]["message"]
+    assert (await second.push(held))[0]["conflict_id"] == conflict["conflict_id"]
+    behind = second.item("CheckOut", "R2", ARRIVAL, base={"desk-2": 2})
+    assert (await second.push(behind))[0]["outcome"] == "retry"
+    notices = [event for event in await second.events() if event["type"] == "system"]
+    assert [one["data"]["detail"]["conflict_id"] for one in notices] == [conflict["conflict_id"]]
+    headers = house.headers(scopes=("sync",))
+    body = orjson.dumps({"choice": "edited", "data": {"room_number": "302"}})
+    url = f"/conflicts/{conflict['conflict_id']}/resolve"
+    assert (await house.http.post(url, content=body, headers=headers)).status_code == 200
+    arrivals = [event for event in await second.events() if event["type"] == "checkin_checkout"]
+    assert [event["data"]["room_number"] for event in arrivals] == ["301", "302"]
+    assert arrivals[1]["event_id"] == held["uuid"]
+    assert (await second.push(held))[0]["outcome"] == "duplicate"
+    assert (await second.push(behind))[0]["outcome"] == "applied"
+
+
+async def test_who_knew_of_the_other_guest_may_share_the_room(house: House) -> None:
+    """A desk that had pulled the first check-in puts a second guest into the room on purpose."""
+    first, second = Desk(house), Desk(house, "desk-2")
+    results = await first.push(first.item("Reservation", "R1", BOOKING), first.item("CheckIn", "R1", ARRIVAL))
+    shared = second.item("CheckIn", "R2", ARRIVAL, base={"desk-2": 1})
+    outcomes = await second.push(second.item("Reservation", "R2", BOOKING), shared, cursor=results[1]["cursor"])
+    assert [one["outcome"] for one in outcomes] == ["applied", "applied"]
+
+
+async def test_clocks_are_measured_and_corrected(house: House) -> None:
+    """A clock a year ahead does not make its operations the newest: the time is corrected, and people are told."""
+    desk = Desk(house)
+    now = datetime.now(UTC)
+    ahead = now + timedelta(days=365)
+    item = desk.item("Reservation", "R1", BOOKING, createdAt=(ahead - timedelta(hours=1)).isoformat())
+    response = await desk.send(desk.batch(item, sent_at=ahead.isoformat(), backlog=1))
+    assert response.json()["clock_skew_ms"] == pytest.approx(365 * 86_400_000, abs=5000)
+    event = next(event for event in await desk.events() if event["type"] == "reservation")
+    occurred = datetime.fromisoformat(event["occurred_at"])
+    assert abs((occurred - (now - timedelta(hours=1))).total_seconds()) < 5
+    assert any(event["data"].get("topic") == "device-clock" for event in await desk.events())
+    blind = Desk(house, "desk-2")
+    late = blind.item("Reservation", "R2", BOOKING, createdAt=ahead.isoformat())
+    await blind.push(late)
+    event = (await blind.events(entity="reservation:R2"))[0]
+    assert datetime.fromisoformat(event["occurred_at"]) < now + timedelta(minutes=1)
+
+
+async def test_forms_are_mended_and_meanings_are_not(house: House) -> None:
+    """The source documents' own spelling is understood; a number that says something else is not guessed at (R79)."""
+    desk = Desk(house)
+    await desk.one("Reservation", "R1", BOOKING)
+    payload = {"roomNumber": "301", "checkOutTime": "2025-07-15T10:04:00+09:00", "payment_status": "completed"}
+    result = await desk.one("CheckOut", "R1", payload, base={"desk-1": 1})
+    assert result["outcome"] == "applied", result
+    event = (await desk.events())[-1]
+    assert event["data"]["room_number"] == "301"
+    assert event["data"]["actual_checkout_time"] == "2025-07-15T10:04:00+09:00"
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [("Reservation", "nothing is known"), ("RoomStatus", "out_of_service"), ("Billing", "correct it")],
+)
+async def test_a_deletion_of_what_was_never_seen_is_refused_in_words(house: House, model: str, says: str) -> None:
+    """There is nothing to delete, or it is not deleted: the item says why, and is lost to nobody."""
+    refused = await Desk(house).one(model, "X1", {}, "DELETE")
+    assert refused["outcome"] == "rejected"
+    assert says in refused["errors"][0]["message"]
+
+
+async def test_a_deletion_stands_and_the_admin_is_told(house: House) -> None:
+    """A cancellation beside an edit stands, in whatever order they come, and a notice names both (R72)."""
+    desk, other = Desk(house), Desk(house, "desk-2")
+    await desk.one("Reservation", "R1", BOOKING)
+    await desk.one("Reservation", "R1", {}, "DELETE", {"desk-1": 1})
+    result = await other.one("Reservation", "R1", {"adults": 3}, "UPDATE", {"desk-1": 1})
+    assert (result["outcome"], result["policy"], result["winner"]) == ("resolved", "delete_wins", "desk-1")
+    events = await desk.events()
+    last = [event for event in events if event["type"] == "reservation"][-1]
+    assert (last["action"], last["data"]["status"], last["data"]["adults"]) == ("cancelled", "cancelled", 3)
+    assert [event["data"]["topic"] for event in events if event["type"] == "system"] == ["sync-deletion"]
