@@ -95,7 +95,7 @@ def resolve(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Set a field otherwise, JSON or text; may be repeated"),
+        typer.Option("--set", metavar="FIELD=VALUE", help="Set a field otherwise, null takes it out; may be repeated"),
     ] = None,
     reason: Annotated[str | None, typer.Option(help="Why, for those who look later")] = None,
     json: Json = False,
@@ -114,9 +114,10 @@ def resolve(
         async with Remote(reached) as remote:
             path = f"conflicts/{segment(conflict_id)}"
             if fields:
-                found = await remote.get(path) if take == "current" else {"fields": []}
-                stay = {one["field"]: one["present"] for one in found["fields"] if one["contested"]}
-                asked |= {"choice": "edited", "data": stay | fields}
+                known = {one["field"]: one for one in (await remote.get(path))["fields"]}
+                stay = {name: one["present"] for name, one in known.items() if one["contested"] and take == "current"}
+                given = {name: _value_of(text, known.get(name, {})) for name, text in fields.items()}
+                asked |= {"choice": "edited", "data": stay | given}
             try:
                 return await remote.post(f"{path}/resolve", asked)
             except Refused as refused:
@@ -131,14 +132,22 @@ def resolve(
         table(COLUMNS, [_row(found)])
 
 
-def _field(text: str) -> tuple[str, Any]:
+def _field(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (equals and name.strip()):
         raise UsageError(f"--set {text}", "Write it like --set room_number=302")
+    return name.strip(), value
+
+
+def _value_of(text: str, known: Mapping[str, Any]) -> Any:
+    """What was typed, as the field has it: a room's number is a text."""
+    is_text = any(isinstance(known.get(side), str) for side in ("incoming", "current", "present", "base"))
+    if is_text and text != "null":
+        return text
     try:
-        return name.strip(), orjson.loads(value)
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return name.strip(), value
+        return text
 
 
 def _row(one: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -322,12 +322,13 @@ class ConflictDesk:
             message = f"nothing is known of {conflict.entity} that could stay; take incoming, or edit it"
             raise _wrong("choice", message)
         type = next(name for name, one in states.items() if one is held)
-        last = await self._history.at(conflict.tenant_id, held.id)
-        if last is None:
+        events = await self._records.events(conflict.tenant_id, conflict.entity)
+        actions = [one.action for one in events if one.type == type and one.revision <= known.revision]
+        if not actions:
             message = f"the last event of {conflict.entity} is no longer kept; take incoming, or edit it"
             raise _wrong("choice", message)
         data = {name: value for name, value in held.data.items() if name not in ("updated_by_system", "synced_at")}
-        return Planned(type, last.action, data)
+        return Planned(type, actions[-1], data)
 
     def _now_ms(self) -> int:
         return int(self._wall() * 1000)
@@ -363,6 +364,11 @@ def _said(case: _Case, known: Known) -> Planned:
             raise
         errors = [FieldError(re.sub(r"^payload\b", "data", one.path), one.message) for one in problem.errors]
         raise Problem(problem.code, f"{errors[0].path}: {errors[0].message}" if errors else "", errors) from None
+    # What names the entity, what the hub sets, what the schema requires.
+    kept = [name for name, value in (decision.data or {}).items() if planned.data.get(name) != value]
+    if kept:
+        message = f"stays {planned.data.get(kept[0])!r}: this cannot be set otherwise"
+        raise Problem("invalid_event", f"data.{kept[0]}: {message}", [FieldError(f"data.{kept[0]}", message)])
     planned.data.setdefault("origin_system", conflict.system)
     return planned
 

@@ -23,7 +23,7 @@ from hub.store.integrity import Integrity
 from hub.store.places import Archived, Mark
 from hub.store.refolds import Refolds
 from hub.store.store import Store
-from hub.store.sync_devices import Place, SyncDevices
+from hub.store.sync_devices import Place
 
 CHAIN_ROWS: Final = 100
 """Events of a chain that are checked before it is others' turn: some 2 ms."""
@@ -71,7 +71,7 @@ class IntegrityChecks:
         self._maker = maker
         self._integrity = Integrity(store.database)
         self._refolds = Refolds(store.database)
-        self._devices = SyncDevices(store.database)
+        self._devices = store.sync_devices
         more = {} if all_events is None else {"all_events": all_events}
         self._comparison = StateComparison(store, sleep=sleep, **more)
         self._sleep = sleep

@@ -20,7 +20,6 @@ from hub.services.integrity import IntegrityJob
 from hub.services.integrity_checks import Progress
 from hub.store.integrity import Integrity, IntegrityRun
 from hub.store.store import Store
-from hub.store.sync_devices import SyncDevices
 from schemas.errors import FieldError, Problem
 
 MAX_PAGE: Final = 400
@@ -59,7 +58,7 @@ class IntegrityRequests:
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._integrity = Integrity(store.database)
-        self._devices = SyncDevices(store.database)
+        self._devices = store.sync_devices
         self._tenants = tenants
         self._job = job
         self._wall = wall

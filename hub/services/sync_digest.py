@@ -77,8 +77,7 @@ class SyncDigests:
             raise Problem("log_unavailable", "the log cannot be read now; ask again") from error
 
     async def _current(self, key: tuple[str, str], number: int) -> _Held:
-        # Taken out while it is worked on: one that was cut short there is true nowhere.
-        held = self._held.pop(key, None)
+        held = self._held.get(key)
         for _ in range(TRIES):
             if held is None:
                 async with self._scanning:
@@ -87,6 +86,7 @@ class SyncDigests:
             if changed is None:
                 held = None
                 continue
+            # Cut short in here, it is where it was: the next one reads these again.
             for (type, entity), row in changed.states.items():
                 await self._put(held.tree, key, type, entity, row)
             held.reached = changed.reached
@@ -96,6 +96,7 @@ class SyncDigests:
 
     def _keep(self, key: tuple[str, str], held: _Held) -> None:
         self._held[key] = held
+        self._held.move_to_end(key)
         size = sum(one.tree.count for one in self._held.values())
         while size > MAX_HELD and len(self._held) > 1:
             _, gone = self._held.popitem(last=False)

@@ -104,7 +104,7 @@ def test_an_old_event_is_read_as_the_newest_version() -> None:
 
 def test_an_old_state_is_brought_up_before_the_next_event() -> None:
     """A release that knows a newer version goes on from what an older one stored."""
-    old = State(1, 10, StreamId(1, 0), 1, frozenset(SYSTEMS), frozenset(SYSTEMS), dict(ORDER_V1))
+    old = State(1, 10, StreamId(1, 0), 1, frozenset(SYSTEMS), frozenset(SYSTEMS), dict(ORDER_V1), {})
     assert newest("order", old).data["total_amount"] == 1000
     state = folded("order", said({"estimated": True}, 2), state=old)
     assert state is not None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
 import orjson
 from house import House
 
+from hub.app import Hub
 from schemas.canonical import checksum
 from schemas.sync import batch_crc32
 
@@ -23,6 +24,19 @@ BOOKING = {
     "origin": "phone",
 }
 CREATED = "2026-07-15T15:04:00+09:00"
+
+
+class Property(House):
+    """A hub that many tests share, and the property that one of them has for itself."""
+
+    def __init__(self, hub: Hub, tenant: str) -> None:
+        super().__init__(hub)
+        self.tenant = tenant
+
+    def token(self, system: str = "hotel-pms", tenants: Iterable[str] = (), **more: Any) -> str:
+        """A token for this property."""
+        more.setdefault("scopes", ("publish:*", "subscribe:*"))
+        return super().token(system, tenants or (self.tenant,), **more)
 
 
 class Desk:

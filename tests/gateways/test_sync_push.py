@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+import uuid
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
 import orjson
 import pytest
+import pytest_asyncio
 import zstandard
-from desk import BOOKING, CREATED, Desk
+from desk import BOOKING, CREATED, Desk, Property
 from house import House
 
+from hub.app import Hub
+from hub.settings import load
 from hub.store.database import StoreUnavailable
 from schemas.canonical import checksum
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 ARRIVAL = {"room_number": "301", "actual_checkin_time": CREATED, "payment_status": "pending"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hub(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hub]:
+    """One hub for all of these tests."""
+    async with Hub(load(data_dir=tmp_path_factory.mktemp("hub"), port=0)) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def house(hub: Hub) -> AsyncIterator[Property]:
+    """A property that no other test knows."""
+    found = Property(hub, f"t-{uuid.uuid4().hex[:12]}")
+    yield found
+    await found.http.aclose()
 
 
 def paths(result: dict[str, Any]) -> list[str]:

@@ -45,8 +45,9 @@ def said(
     epoch: int = EPOCH,
     at: int | None = None,
     version: int = 1,
+    device: str | None = None,
 ) -> Entry:
-    """One event, the `number`th of all; stored at ms `number` unless `at` says another."""
+    """One event, the `number`th of all; stored at ms `number` unless `at` says another. A `device` made it offline."""
     id = StreamId(T0 + (number if at is None else at), 0)
     event_id = str(UUID(int=number + 1))
     envelope = {
@@ -60,6 +61,8 @@ def said(
         "data": data,
         "revision": revision,
     }
+    if device is not None:
+        envelope |= {"device_id": device, "created_offline": True}
     raw = orjson.dumps(envelope)
     return Entry(id, epoch, tenant, sequence, revision, type, action, entity, event_id, id.ms, raw)
 
@@ -83,9 +86,11 @@ class History:
             entity = f"reservation:R{self.random.randrange(6)}"
             type, action = self.random.choice(KINDS)
             data = {name: self.random.choice((None, 1, 2, "満室", {"x": None})) for name in self._some(FIELDS)}
+            data["updated_by_system"] = self.random.choice(SYSTEMS)
             sequence = self._sequences[tenant] = self._sequences.get(tenant, 0) + 1
             revision = self._revisions[(tenant, entity)] = self._revisions.get((tenant, entity), 0) + 1
-            facts = {"type": type, "action": action, "targets": self._some(SYSTEMS) or ["hotel-pms"]} | fixed
+            facts: dict[str, Any] = {"type": type, "action": action, "targets": self._some(SYSTEMS) or ["hotel-pms"]}
+            facts |= {"device": self.random.choice((None, None, "desk-1", "desk-2"))} | fixed
             made.append(said(len(self.entries), tenant, sequence, revision, entity, data, **facts))
             self.entries.append(made[-1])
         return made
@@ -110,11 +115,13 @@ class History:
         found: dict[tuple[str, str, str], dict[str, Any]] = {}
         for entry in self.entries if entries is None else entries:
             key = (entry.tenant_id, entry.type, entry.entity)
-            state = found.setdefault(key, {"data": {}, "all": set(SYSTEMS), "some": set()})
+            state = found.setdefault(key, {"data": {}, "all": set(SYSTEMS), "some": set(), "writers": {}})
             for name, value in entry.event["data"].items():
                 state["data"][name] = value
             state["all"] &= set(entry.targets)
             state["some"] |= set(entry.targets)
+            writer = entry.event.get("device_id") or entry.event["data"].get("updated_by_system", "unknown")
+            state["writers"][writer] = state["writers"].get(writer, 0) + 1
             state["revision"], state["sequence"], state["id"] = entry.revision, entry.sequence, entry.id
         for (_, type, _), state in found.items():
             transient = EVENT_TYPES[type].transient
@@ -145,6 +152,7 @@ async def kept(store: Store, generation: int | None = None) -> dict[tuple[str, s
                 "revision": state.revision,
                 "sequence": state.sequence,
                 "id": state.id,
+                "writers": state.writers,
             }
     return found
 

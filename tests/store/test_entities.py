@@ -15,7 +15,7 @@ from hub.store.entities import NOTHING, Entities, Key, Reached, Stored, Supersed
 from hub.store.store import Store
 from schemas.cursor import StreamId
 
-ROW: Stored = (3, 30, 1000, 1, 1, '["hotel-pms"]', '["hotel-pms"]', b'{"a":1}')
+ROW: Stored = (3, 30, 1000, 1, 1, '["hotel-pms"]', '["hotel-pms"]', b'{"a":1}', '{"hotel-pms":3}')
 
 
 def at(position: int) -> Reached:
@@ -49,7 +49,7 @@ async def test_states_are_stored_with_how_far_they_go(entities: Entities) -> Non
     assert await entities.reached(generation) == {1: at(5), 2: at(1)}
     assert await entities.fetch(generation, [key, (1, "room", "room:2"), (2, "room", "room:1")]) == {key: ROW}
 
-    newer: Stored = (4, 40, 2000, 0, 2, "[]", '["hotel-pms"]', '{"a":"満室"}'.encode())
+    newer: Stored = (4, 40, 2000, 0, 2, "[]", '["hotel-pms"]', '{"a":"満室"}'.encode(), '{"hotel-pms":3,"desk-1":1}')
     await entities.write(generation, {key: newer}, {1: (at(5), at(6))}, current=True)
     assert await entities.fetch(generation, [key]) == {key: newer}
     assert await entities.page(1, 10) == (at(6), [(key, newer)])
