@@ -32,6 +32,7 @@ bench: .venv/dev
 	$(BIN)/hub bench lookups
 	$(BIN)/hub bench webhooks
 	$(BIN)/hub bench reports
+	$(BIN)/hub bench sync
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -19,6 +19,7 @@ from schemas.registry import EVENT_TYPES
 _SUBSCRIBERS: Final = "hub.bench.subscribers"
 _PUBLISHERS: Final = "hub.bench.publishers"
 _CONSUMER: Final = "consumers.bench"
+_DESK: Final = "consumers.offline.bench"
 _BATCH: Final = 200
 _TICK_S: Final = 0.005
 _SAMPLED: Final = 32
@@ -184,11 +185,26 @@ def consume(hub: Target, *, events: int, event_bytes: int, beside: Sequence[Path
     return found
 
 
+def sync(hub: Target, *, items: Sequence[int], records: int) -> dict[str, Any]:
+    """How fast a desk works without the hub, comes back with so many items waiting, and begins empty.
+
+    Raises:
+        LoadError: the desk's program failed, or there are more sizes than the hub has tenants for.
+    """
+    if len(items) >= len(hub.tenants):
+        raise LoadError(f"at most {len(hub.tenants) - 1} sizes: each is a tenant's, and the snapshot is another's")
+    command = [sys.executable, "-m", _DESK, "--token", hub.token, "--tenants", ",".join(hub.tenants)]
+    command += ["--items", ",".join(map(str, items)), "--records", str(records)]
+    return _output_of([*command, "--url", f"ws://{hub.host}:{hub.port}/ws"])
+
+
 def _figures_of(command: Sequence[str], redis_url: str, events: int) -> dict[str, Any]:
-    done = subprocess.run(
-        [*command, "--url", redis_url, "--events", str(events)], stdout=subprocess.PIPE, text=True, check=False
-    )
+    return _output_of([*command, "--url", redis_url, "--events", str(events)])
+
+
+def _output_of(command: Sequence[str]) -> dict[str, Any]:
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0 or not done.stdout.strip():
-        raise LoadError(f"{' '.join(command)} ended with {done.returncode}")
+        raise LoadError(f"{' '.join(command[:3])} ended with {done.returncode}")
     figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return figures

@@ -26,7 +26,7 @@ from hub.errors import StartError
 from hub.security.tokens import Tokens, own_key
 
 TENANTS: Final = ("bench-1", "bench-2", "bench-3", "bench-4")
-_SCOPES: Final = ("publish:*", "subscribe:*")
+_SCOPES: Final = ("publish:*", "subscribe:*", "sync")
 _START_S: Final = 30.0
 _STOP_S: Final = 20.0
 

@@ -153,6 +153,19 @@ def consume(
     )
 
 
+@group.command("sync")
+def sync(
+    items: Annotated[list[int] | None, typer.Option(help="Items that wait at a desk; may be repeated", min=2)] = None,
+    records: Annotated[int, typer.Option(help="States that an empty desk begins with", min=0)] = 50_000,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """A front desk: the time of a local operation, of coming back with items waiting, and of beginning empty."""
+    from hub.bench import runs
+
+    _measure("sync", lambda hub: runs.sync(hub, items=items or [1000, 10_000], records=records), url, token, 1)
+
+
 Store = Annotated[str | None, typer.Option(help="HUB_STORE_URL of the hub; a SQLite file of its own if left out")]
 
 

@@ -88,7 +88,8 @@ def _row(one: Mapping[str, Any]) -> tuple[Any, ...]:
     else:
         compared = one.get("weeks")
         found = [anomaly["words"] for anomaly in one.get("anomalies", [])]
-        found += [finding["words"] for finding in one.get("findings", [])] + [one["note"]] * ("note" in one)
+        found += [finding["words"] for finding in one.get("findings", [])]
+        found += [one["note"]] if "note" in one else []
         result = "usual" if one["ok"] else "unusual"
     if any(finding["what"] == "failed" for finding in one.get("findings", [])):
         result = "failed"

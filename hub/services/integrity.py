@@ -23,7 +23,7 @@ from hub.services.announcer import Announcer
 from hub.services.integrity_checks import Examination, IntegrityChecks, Progress
 from hub.services.report_maker import Behind
 from hub.store.database import StoreUnavailable
-from hub.store.integrity import Integrity, IntegrityRun, Made
+from hub.store.integrity import STATES, Integrity, IntegrityRun, Made, Waiting
 from hub.store.leases import Fence, LeaseLost
 from hub.store.store import Store
 from hub.telemetry import Metrics
@@ -85,10 +85,8 @@ class IntegrityJob:
                     log.warning("round_failed", error=str(error) or type(error).__name__)
                 await self._sleep(EVERY_S)
         finally:
-            # Another hub tells them now, or none does.
-            self._metrics.sync_devices.clear()
-            self._metrics.sync_backlog.set(0)
-            self._metrics.conflicts_open.set(0)
+            # Another hub tells them now, or none does. Alerts take the highest of several hubs'.
+            self._show(Waiting({}, 0, 0))
 
     async def round(self, fence: Fence) -> None:
         """Bring the metrics up to date, and make what is due of each tenant.
@@ -116,12 +114,13 @@ class IntegrityJob:
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        now = await self._integrity.waiting(self._now_ms())
-        self._metrics.sync_devices.clear()
-        for state in ("online", "late", "offline", "never", "gone"):
-            self._metrics.sync_devices.labels(state).set(now.devices.get(state, 0))
-        self._metrics.sync_backlog.set(now.backlog)
-        self._metrics.conflicts_open.set(now.conflicts)
+        self._show(await self._integrity.waiting(self._now_ms()))
+
+    def _show(self, waiting: Waiting) -> None:
+        for state in STATES:
+            self._metrics.sync_devices.labels(state).set(waiting.devices.get(state, 0))
+        self._metrics.sync_backlog.set(waiting.backlog)
+        self._metrics.conflicts_open.set(waiting.conflicts)
 
     async def daily_now(self, tenant: Tenant, progress: Progress | None = None) -> IntegrityRun:
         """Compare a property's data now, whatever was compared today already; the run.

@@ -24,6 +24,7 @@ from hub.store.tables import entities, events, generations
 
 GONE_MS: Final = 30 * 86_400_000
 """A device that was silent for so long is counted as gone: nobody waits for it."""
+STATES: Final = ("online", "late", "offline", "never", "gone")
 ACCEPTED: Final = ("applied", "resolved")
 
 
@@ -58,7 +59,7 @@ class Waiting(NamedTuple):
     """What devices and people have yet to do, over all tenants."""
 
     devices: dict[str, int]
-    """By presence (`hub.core.device_states`), and `gone`."""
+    """By `STATES`: presence (`hub.core.device_states`), and `gone`."""
     backlog: int
     conflicts: int
 
