@@ -151,7 +151,14 @@ class Assembly:
     async def sync(self, systems: Systems) -> Sync:
         """What takes pushes, answers pulls, and looks after devices and conflicts."""
         store = self._store
-        devices = DeviceDesk(store.sync_devices, self._history, self._announcer)
+        devices = DeviceDesk(
+            store.sync_devices,
+            self._history,
+            self._announcer,
+            items=store.sync_items,
+            keep_days=self._settings.ledger_days,
+            archive_days=self._settings.archive_days,
+        )
         devices.start()
         self._stack.push_async_callback(devices.stop)
         records = SyncRecords(self._history)

@@ -192,26 +192,6 @@ def event_of(
     return Planned(type, named, data)
 
 
-def unchanged(model: str, uuid: str, entity: str, states: States, detail: str) -> Planned:
-    """An event by which an item is in the log though nothing of it was taken."""
-    type = TYPES[model]
-    if type == "billing":
-        return Planned(type, "corrected", {"folio_id": entity.partition(":")[2], "amount": 0, "reason": detail})
-    if type == "checkin_checkout":
-        # Another check-in would check somebody in.
-        model, type = "Reservation", "reservation"
-    if states.get(type) and model in _UPDATED:
-        return event_of(model, "UPDATE", _UPDATED[model], entity, {}, states)
-    data = {
-        "operation_id": uuid,
-        "operation": "not_taken",
-        "target": entity[:128],
-        "result": "failed",
-        "detail": detail,
-    }
-    return Planned("operation_log", "recorded", data)
-
-
 def _completed(
     kind: EventType,
     action: str,

@@ -27,6 +27,7 @@ from hub.services.ending import end
 from hub.services.history import History
 from hub.store.database import StoreUnavailable
 from hub.store.sync_devices import Comparison, Kind, Place, Sight, Sync, SyncDevices
+from hub.store.sync_items import SyncItems
 from schemas.errors import FieldError, Problem
 from schemas.sync import ComparisonReport
 from schemas.types import HUB, TENANT_FORM
@@ -38,6 +39,8 @@ SUMMED_MS: Final = 60_000
 MAX_NOTED: Final = 10_000
 """Devices that are remembered; those not heard of for longest are forgotten first."""
 PRUNE_EVERY_S: Final = 3600.0
+ARCHIVE_DAYS: Final = 400
+"""How long items and settled conflicts are kept: as long as events are."""
 KEEP_DAYS: Final = 30
 MAX_PAGE: Final = 1000
 HISTORY: Final = 50
@@ -87,14 +90,18 @@ class DeviceDesk:
         history: History,
         announcer: Announcer,
         *,
+        items: SyncItems | None = None,
         keep_days: int = KEEP_DAYS,
+        archive_days: int = ARCHIVE_DAYS,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._devices = devices
         self._history = history
         self._announcer = announcer
+        self._items = items
         self._keep_ms = keep_days * _DAY_MS
+        self._archive_ms = archive_days * _DAY_MS
         self._wall = wall
         self._sleep = sleep
         self._noted: OrderedDict[Key, _Noted] = OrderedDict()
@@ -161,6 +168,8 @@ class DeviceDesk:
         self._pruned_at = self._wall()
         if gone := await self._devices.prune(self._now_ms() - self._keep_ms):
             log.info("sync_history_pruned", rows=gone)
+        if self._items is not None and (gone := await self._items.prune(self._now_ms() - self._archive_ms)):
+            log.info("sync_items_pruned", rows=gone)
 
     # -- what the sync routes tell --------------------------------------------------------------------------------
 

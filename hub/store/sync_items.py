@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
-from sqlalchemy import and_, bindparam, insert, select, update
+from sqlalchemy import and_, bindparam, delete, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hub.store.database import Database
@@ -190,6 +190,24 @@ class SyncItems:
                 await connection.execute(_SETTLE, changes)
             if rows:
                 await connection.execute(insert(sync_conflicts), rows)
+
+    async def prune(self, before_ms: int) -> int:
+        """Remove what was received before then and is settled, its conflicts too; how many items.
+
+        Their events are gone from the archive by then, and nothing is held against them any more.
+        """
+        old = and_(sync_items.c.received_ms < before_ms, sync_items.c.outcome.in_(("applied", "resolved")))
+        oldest = select(sync_items.c.tenant_id, sync_items.c.uuid).where(old).limit(CHUNK)
+        gone, total = CHUNK, 0
+        while gone == CHUNK:
+            async with self._database.writing() as connection:
+                keys = tuple_(sync_items.c.tenant_id, sync_items.c.uuid)
+                gone = (await connection.execute(delete(sync_items).where(keys.in_(oldest)))).rowcount
+                total += gone
+        async with self._database.writing() as connection:
+            over = and_(sync_conflicts.c.state == "resolved", sync_conflicts.c.resolved_ms < before_ms)
+            await connection.execute(delete(sync_conflicts).where(over))
+        return total
 
     async def _select(self, tenant_id: str, column: Any, values: Collection[Any]) -> list[Stored]:
         found: list[Stored] = []

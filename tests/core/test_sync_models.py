@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from hub.core.sync_models import Planned, event_of, said, type_of, unchanged
+from hub.core.sync_models import Planned, event_of, said, type_of
 from schemas import registry
 from schemas.errors import Problem
 from schemas.registry import EVENT_TYPES
-from schemas.sync import TYPES, entity_of
+from schemas.sync import entity_of
 
 BOOKING = {
     "reservation_id": "1",
@@ -123,19 +123,3 @@ def test_an_id_cannot_be_two() -> None:
     """A payload that names another entity than the item is refused."""
     with pytest.raises(Problem, match=r"payload\.reservation_id"):
         said("Reservation", "UPDATE", "1", {"reservation_id": "2"}, None)
-
-
-@pytest.mark.parametrize("model", sorted(TYPES))
-def test_what_was_not_taken_leaves_everything_as_it_is(model: str) -> None:
-    """The event of an item that a person decided against fits its schema, and moves no money and no guest."""
-    planned = unchanged(model, "0" * 8, entity_of(model, "1"), STATES, "the room was taken")
-    kind = EVENT_TYPES[planned.type]
-    assert registry.validate_data(kind, kind.newest, planned.data) == []
-    assert planned.type != "checkin_checkout"
-    if planned.type == "billing":
-        assert planned.data["amount"] == 0
-    elif planned.type != "operation_log":
-        held = STATES[planned.type]
-        assert {
-            name: planned.data[name] for name in planned.data if name in held and name != "updated_fields"
-        }.items() <= held.items()
