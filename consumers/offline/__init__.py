@@ -1,0 +1,1 @@
+"""What lets a front desk work for days without the hub: local database, queue, sync, recovery."""

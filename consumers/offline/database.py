@@ -1,0 +1,401 @@
+"""The desk's local database: what is done at the desk is here, durably, before anybody is told that it is done.
+
+One SQLite file and a journal beside it (`consumers.offline.journal`), one process and one writer. Everything here is
+synchronous and belongs to one thread at a time; the caller keeps it off the event loop.
+
+Kept in one transaction each: an operation with its records, queue items and log; the results of a push; a page of
+pulled changes with the cursor. A record's state is what the hub confirmed with the desk's own pending changes laid over
+it, so a refused change is undone by not laying it any more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Self
+from uuid import uuid4
+
+import orjson
+
+from consumers.offline.errors import LocalUnusable
+from consumers.offline.items import (
+    Alert,
+    Applied,
+    Counts,
+    LocalChange,
+    LocalDigest,
+    LogEntry,
+    QueueItem,
+    Record,
+    Settled,
+    SyncNote,
+)
+from consumers.offline.local_file import LocalFile
+from consumers.offline.local_schema import damage
+from consumers.offline.operation_log import Notes
+from consumers.offline.operations import Operations
+from consumers.offline.queue import Queue, milliseconds
+from consumers.offline.records import Records, Snapshot
+from consumers.offline.salvage import check
+from schemas.sync import Change, ItemResult, StateDigest, SyncRecord
+
+MAX_RETRIES: Final = 3
+"""How often an item that the hub would not take just then is sent again by itself (R51)."""
+
+_DEVICE: Final = re.compile(r"[!-~]{1,100}")
+_SYNCED: Final = frozenset({"applied", "duplicate", "resolved"})
+
+
+def _uuid() -> str:
+    return str(uuid4())
+
+
+class LocalDatabase:
+    """One desk's database. Not to be called from two threads at once.
+
+    Every method may raise `LocalFull` (when it writes), `LocalDamaged` or `LocalUnusable`.
+    """
+
+    device_id: str
+    tenant_id: str
+    system: str
+    path: Path
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        tenant_id: str,
+        system: str,
+        now: Callable[[], datetime],
+        device_id: str | None = None,
+        new_uuid: Callable[[], str] = _uuid,
+        max_retries: int = MAX_RETRIES,
+    ) -> Self:
+        """Open or make the file. `device_id` None: the file's own, or a new random one. `now` gives aware datetimes.
+
+        What was `syncing` when the last process ended is queued again.
+
+        Raises:
+            LocalDamaged: the integrity check failed.
+            LocalInUse: another process has it open.
+            LocalUnusable: it is another desk's, or a newer release's, or cannot be opened.
+        """
+        file = LocalFile.open(Path(path))
+        try:
+            return cls(file, tenant_id, system, device_id, now, new_uuid, max_retries)
+        except BaseException:
+            file.close()
+            raise
+
+    def __init__(
+        self,
+        file: LocalFile,
+        tenant_id: str,
+        system: str,
+        device_id: str | None,
+        now: Callable[[], datetime],
+        new_uuid: Callable[[], str],
+        max_retries: int,
+    ) -> None:
+        """Use `open`."""
+        self.path = file.path
+        self._file = file
+        self._now = now
+        self._notes = Notes(file.sql)
+        with file.writing():
+            self._identify(tenant_id, system, device_id)
+            self._records = Records(file.sql, self.device_id)
+            self._queue = Queue(file.sql, self._records, self.device_id, max_retries)
+            self._operations = Operations(file, self._notes, self._records, self._queue, self.device_id, now, new_uuid)
+            self._queue.release()
+            self._records.upgrade()
+        desk = {"device_id": self.device_id, "tenant_id": tenant_id, "system": system}
+        file.begin_journal(desk | {"sequence": self._operations.sequence()}, self._queue)
+
+    def _identify(self, tenant_id: str, system: str, device_id: str | None) -> None:
+        if device_id is not None and not _DEVICE.fullmatch(device_id):
+            raise LocalUnusable(str(self.path), f"device_id {device_id!r} must be 1 to 100 visible ASCII characters")
+        own = self._notes.meta("device_id")
+        if own is None:
+            own = device_id or f"desk-{uuid4().hex[:16]}"
+        wanted = {"tenant_id": tenant_id, "system": system, "device_id": device_id or own}
+        for name, value in wanted.items():
+            if (of_file := self._notes.meta(name)) is None:
+                self._notes.put_meta(name, value)
+            elif of_file != value:
+                raise LocalUnusable(
+                    str(self.path), f"its {name} is {of_file!r}, not {value!r}: use that desk's own file"
+                )
+        self.device_id, self.tenant_id, self.system = own, tenant_id, system
+
+    def close(self) -> None:
+        """Release the file. May be called twice."""
+        self._file.close()
+
+    # -- operations and records ---------------------------------------------------------------------------------------
+
+    def operate(
+        self, changes: Sequence[LocalChange], *, operator: str, operation: str, role: str | None = None
+    ) -> list[QueueItem]:
+        """Keep an operation: all of it or nothing. Returns the changes' queue items, in their order.
+
+        An `OperationLog` item is queued behind them (R56).
+
+        Raises:
+            InvalidChange: a change does not fit its schema, or changes what was never seen here.
+            LocalFull: there is no room; nothing was kept.
+        """
+        with self._file.writing():
+            return self._operations.operate(changes, operator, operation, role)
+
+    def record(self, type: str, entity: str) -> Record | None:
+        """The state of an entity (`reservation:R1`) by one type of event, as the desk shows it."""
+        with self._file.reading():
+            return self._records.one(type, entity)
+
+    def records(self, type: str, *, after: str = "", limit: int = 500) -> list[Record]:
+        """The records of a type whose entity sorts behind `after`, by entity."""
+        with self._file.reading():
+            return self._records.page(type, after, limit)
+
+    # -- queue --------------------------------------------------------------------------------------------------------
+
+    def batch(self, limit: int, *, now: datetime) -> list[QueueItem]:
+        """The next items to push, in order (`consumers.offline.order`), marked `syncing`.
+
+        They stay so until `settle` or `release`; meanwhile later items of their entities are not given out.
+        """
+        with self._file.writing():
+            return self._queue.batch(limit, now)
+
+    def settle(self, results: Sequence[ItemResult], *, now: datetime, jitter: float = 0.0) -> Settled:
+        """Take in what the hub said. Items that no result names stay `syncing`: `release` them.
+
+        applied, duplicate, resolved: `synced`, and laid over the record until its event is pulled. rejected: `failed`,
+        and out of the record (R57). conflict: `conflict`, still laid. retry: `queued` for 1 s · 2ⁿ · (1 + `jitter`)
+        later, `failed` after `max_retries` of them (but still laid: nobody refused it); where it waits for a person
+        (an error with path `conflict`) queued for 30 s later without counting.
+        """
+        with self._file.writing():
+            settled = self._queue.settle(results, now, jitter)
+            self._operations.failed(settled)
+            self._file.out += [result.uuid for result in results if result.uuid and result.outcome in _SYNCED]
+            self._operations.watch_length()
+        self._file.shorten(self._operations.sequence(), self._queue)
+        return settled
+
+    def release(self) -> int:
+        """The line broke: what is `syncing` is queued again, without counting a retry. How many those were."""
+        with self._file.writing():
+            return self._queue.release()
+
+    def counts(self) -> Counts:
+        """How many items are in which state."""
+        with self._file.reading():
+            return self._queue.counts()
+
+    def item(self, uuid: str) -> QueueItem | None:
+        """One item, whatever its status."""
+        with self._file.reading():
+            return self._queue.find(uuid)
+
+    def pending(self, *, after: int = 0, limit: int = 500) -> list[QueueItem]:
+        """Items not settled (queued, syncing, failed, conflict) with a device_sequence behind `after`."""
+        with self._file.reading():
+            return self._queue.pending(after, limit)
+
+    def failed(self, *, limit: int = 500) -> list[QueueItem]:
+        """The failed items, oldest first (R53)."""
+        with self._file.reading():
+            return self._queue.of_status("failed", limit)
+
+    def conflicts(self, *, limit: int = 500) -> list[QueueItem]:
+        """The items that wait for a person, oldest first."""
+        with self._file.reading():
+            return self._queue.of_status("conflict", limit)
+
+    def resend(self, uuid: str, *, operator: str) -> QueueItem:
+        """Queue a failed item again, as it is, its retries counted anew (R53). Logged.
+
+        Raises:
+            NoSuchItem, NotFailed
+        """
+        with self._file.writing():
+            return self._operations.resend(uuid, operator)
+
+    def discard(self, uuid: str, *, operator: str, reason: str) -> QueueItem:
+        """Give a failed item up: it stays in the queue as `discarded` and is not sent or laid any more. Logged.
+
+        Raises:
+            NoSuchItem, NotFailed
+        """
+        with self._file.writing():
+            return self._operations.discard(uuid, operator, reason)
+
+    # -- what comes from the hub --------------------------------------------------------------------------------------
+
+    @property
+    def cursor(self) -> str | None:
+        """How far changes have been pulled; None: begin with a snapshot."""
+        with self._file.reading():
+            return self._notes.meta("cursor")
+
+    @property
+    def snapshotting(self) -> bool:
+        """Whether a snapshot was begun and not ended."""
+        with self._file.reading():
+            return self._notes.meta("snapshot") is not None
+
+    def apply_changes(self, changes: Sequence[Change], cursor: str) -> Applied:
+        """Apply a page of pulled changes and move the cursor, in one transaction. Applying it twice does nothing.
+
+        A change of a newer schema version is kept aside until this release knows it (R45), and so are later ones of its
+        record. A change that is an own item's event confirms that.
+        """
+        with self._file.writing():
+            applied = self._records.apply(changes)
+            self._file.out += applied.confirmed
+            self._notes.put_meta("cursor", cursor)
+            if applied.confirmed:
+                self._operations.watch_length()
+        return applied
+
+    def begin_snapshot(self, *, afresh: bool = False) -> str | None:
+        """Begin a snapshot, or go on with one that was broken off: where to ask from (`after`), None from the start.
+
+        `afresh`: from the start in any case, as when the hub does not know that place any more.
+        """
+        with self._file.writing():
+            going = self._snapshot()
+            if going is None or afresh:
+                generation = int(self._notes.meta("generation") or 0) + 1
+                self._notes.put_meta("generation", str(generation))
+                going = Snapshot(generation)
+                self._put_snapshot(going)
+        return going.next
+
+    def _snapshot(self) -> Snapshot | None:
+        text = self._notes.meta("snapshot")
+        return None if text is None else Snapshot(*orjson.loads(text))
+
+    def _put_snapshot(self, snapshot: Snapshot | None) -> None:
+        self._notes.put_meta("snapshot", None if snapshot is None else orjson.dumps(list(snapshot)).decode())
+
+    def _going_snapshot(self) -> Snapshot:
+        if (going := self._snapshot()) is None:
+            raise RuntimeError("no snapshot was begun")
+        return going
+
+    def add_snapshot(self, records: Iterable[SyncRecord], next: str | None, cursor: str | None = None) -> None:
+        """Take in one page, in one transaction. `next`: where to go on; `cursor`: the page's (the first one counts)."""
+        with self._file.writing():
+            going = self._going_snapshot()
+            self._records.put(list(records), going.generation)
+            self._put_snapshot(Snapshot(going.generation, next, going.cursor or cursor))
+
+    def end_snapshot(self, cursor: str) -> int:
+        """All pages are in: records that were in none are removed, and pulling goes on from `cursor`.
+
+        Where pages were added with their cursor, that of the first one is taken instead: what changed while pages were
+        read is pulled again. Own pending changes stay. How many records were removed.
+        """
+        with self._file.writing():
+            going = self._going_snapshot()
+            gone = self._records.remove_unseen(going.generation)
+            self._records.confirm_covered()
+            self._put_snapshot(None)
+            self._notes.put_meta("cursor", going.cursor or cursor)
+        return gone
+
+    def repair(self, records: Iterable[SyncRecord], gone: Iterable[tuple[str, str]] = ()) -> None:
+        """Put the hub's state in the place of some records, and remove those the hub does not have ((type, entity)).
+
+        For what a comparison at one cursor found to differ: here the hub's word counts, whatever the revisions say.
+        """
+        with self._file.writing():
+            found = list(records)
+            # Of the generation of the last complete snapshot: the next one finds them, or they are gone.
+            self._records.put(found, int(self._notes.meta("generation") or 0))
+            self._records.remove(gone)
+            self._records.confirm_covered([(one.type, one.entity) for one in found])
+
+    def held(self) -> int:
+        """How many pulled changes wait for a newer release."""
+        with self._file.reading():
+            return self._records.held()
+
+    # -- comparison ---------------------------------------------------------------------------------------------------
+
+    def digest(self) -> LocalDigest:
+        """The digest tree over the confirmed states."""
+        with self._file.reading():
+            return self._records.digest()
+
+    def bucket(self, number: int) -> list[StateDigest]:
+        """The confirmed states of one bucket, by type and entity."""
+        with self._file.reading():
+            return self._records.bucket(number)
+
+    # -- bookkeeping --------------------------------------------------------------------------------------------------
+
+    def operation_log(self, *, limit: int = 100, before: int | None = None, failed: bool = False) -> list[LogEntry]:
+        """The operation log, newest first, from below entry number `before`; `failed`: only what failed (R52)."""
+        with self._file.reading():
+            return self._notes.entries(limit, before, failed)
+
+    def note_sync(self, note: SyncNote) -> None:
+        """Add to the sync history; the newest 1000 are kept."""
+        with self._file.writing():
+            self._notes.note_sync(note)
+
+    def sync_history(self, limit: int = 100) -> list[SyncNote]:
+        """The sync history, newest first."""
+        with self._file.reading():
+            return self._notes.history(limit)
+
+    def alerts(self, *, standing: bool = False, limit: int = 100) -> list[Alert]:
+        """The alerts, newest first; `standing`: only those not cleared."""
+        with self._file.reading():
+            return self._notes.alerts(standing, limit)
+
+    def raise_alert(self, kind: str, message: str, detail: dict[str, object] | None = None) -> None:
+        """Raise an alert, once while it stands."""
+        with self._file.writing():
+            self._notes.raise_alert(kind, message, detail or {}, self._now())
+
+    def clear_alert(self, kind: str) -> None:
+        """Clear the standing alert of a kind, if there is one."""
+        with self._file.writing():
+            self._notes.clear_alert(kind, self._now())
+
+    def vault(self, name: str) -> bytes | None:
+        """A small opaque value, as it was put."""
+        with self._file.reading():
+            return self._notes.vault(name)
+
+    def put_vault(self, name: str, value: bytes | None) -> None:
+        """Keep a small opaque value; None removes it."""
+        with self._file.writing():
+            self._notes.put_vault(name, value)
+
+    def check(self) -> list[str]:
+        """What is wrong with the content, in words: SQLite's check, every queue item, every confirmed state.
+
+        It reads all of the file: a second for 50,000 records.
+        """
+        with self._file.reading():
+            return damage(self._file.sql) or check(self._file.sql)
+
+    def forget(self, before: datetime) -> int:
+        """Remove items that the hub has and that were pulled back, made before a time, and log lines of before it.
+
+        Everything else stays. How many items were removed.
+        """
+        with self._file.writing():
+            gone = self._queue.forget(before)
+            self._file.sql.execute("DELETE FROM operation_log WHERE at < ?", (milliseconds(before),))
+        return gone
