@@ -250,7 +250,7 @@ class Hub:
             self._stack.push_async_callback(self.janitor.stop)
             group_watch.start()
             self._stack.push_async_callback(group_watch.stop)
-        reports = assembly.reports(systems)
+        reports, integrity = assembly.reports(systems)
         sync = await assembly.sync(systems)
         self._services = Services(
             self.log,
@@ -272,6 +272,7 @@ class Hub:
             sync.reading,
             sync.devices,
             sync.conflicts,
+            integrity,
         )
         await self._serve()
 

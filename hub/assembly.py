@@ -15,6 +15,10 @@ from hub.services.dispatcher import Dispatcher
 from hub.services.fact_keeper import FactKeeper
 from hub.services.guarded_dialling import LookUps
 from hub.services.history import History
+from hub.services.integrity import LEASE as INTEGRITY
+from hub.services.integrity import IntegrityJob
+from hub.services.integrity_checks import IntegrityChecks
+from hub.services.integrity_requests import IntegrityRequests
 from hub.services.leadership import Leadership
 from hub.services.ledger import Recorder
 from hub.services.occupied_rooms import OccupiedRooms
@@ -123,8 +127,8 @@ class Assembly:
         )
         return desk, service
 
-    def reports(self, systems: Systems) -> ReportRequests:
-        """What makes reports when somebody asks, and, on one hub at a time, when they are due."""
+    def reports(self, systems: Systems) -> tuple[ReportRequests, IntegrityRequests]:
+        """What makes reports and comparisons when somebody asks, and, on one hub at a time, when they are due."""
         settings = self._settings
 
         def calendar_of(tenant_id: str) -> tuple[str, int]:
@@ -142,11 +146,22 @@ class Assembly:
             catch_up_days=settings.catch_up_days,
             keep_days=settings.archive_days,
         )
+        comparing = IntegrityJob(
+            self._store,
+            self._tenants,
+            IntegrityChecks(self._store, maker),
+            self._announcer,
+            self._metrics,
+            keep_days=settings.archive_days,
+        )
         if self._primary and "scheduler" in settings.roles:
-            leadership = Leadership(self._store, SCHEDULER, self._recorder.hub, scheduler.work)
-            leadership.start()
-            self._stack.push_async_callback(leadership.stop)
-        return ReportRequests(self._store.runs, maker, self._tenants, systems, self._metrics)
+            for lease, work in ((SCHEDULER, scheduler.work), (INTEGRITY, comparing.work)):
+                leadership = Leadership(self._store, lease, self._recorder.hub, work)
+                leadership.start()
+                self._stack.push_async_callback(leadership.stop)
+        integrity = IntegrityRequests(self._store, self._tenants, comparing)
+        self._stack.push_async_callback(integrity.stop)
+        return ReportRequests(self._store.runs, maker, self._tenants, systems, self._metrics), integrity
 
     async def sync(self, systems: Systems) -> Sync:
         """What takes pushes, answers pulls, and looks after devices and conflicts."""
@@ -156,6 +171,7 @@ class Assembly:
             self._history,
             self._announcer,
             items=store.sync_items,
+            recovered=self._metrics.offline_recovery_seconds.observe,
             keep_days=self._settings.ledger_days,
             archive_days=self._settings.archive_days,
         )

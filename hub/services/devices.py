@@ -20,6 +20,7 @@ import uuid_utils
 
 from hub.core.delivery import instant
 from hub.core.device_states import Device, presence, warnings
+from hub.core.recoveries import Recoveries
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
 from hub.services.announcer import Announcer
@@ -91,15 +92,19 @@ class DeviceDesk:
         announcer: Announcer,
         *,
         items: SyncItems | None = None,
+        recovered: Callable[[float], None] = lambda _: None,
         keep_days: int = KEEP_DAYS,
         archive_days: int = ARCHIVE_DAYS,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`recovered` hears how many seconds a device took to come back."""
         self._devices = devices
         self._history = history
         self._announcer = announcer
         self._items = items
+        self._recovered = recovered
+        self._recoveries = Recoveries()
         self._keep_ms = keep_days * _DAY_MS
         self._archive_ms = archive_days * _DAY_MS
         self._wall = wall
@@ -209,6 +214,9 @@ class DeviceDesk:
         else:
             # A device that only shows itself.
             self._note(sight)
+        key = (tenant_id, device_id)
+        if (seconds := self._recoveries.pushed(key, now_ms - duration_ms, now_ms, items, backlog)) is not None:
+            self._recovered(seconds)
         return await self.requested(tenant_id, device_id)
 
     def pulled(
@@ -226,6 +234,7 @@ class DeviceDesk:
     ) -> None:
         """Note a page that a device was given, up to and with the event `sequence`; `more`: another one follows."""
         now_ms = self._now_ms()
+        self._recoveries.heard((tenant_id, device_id), now_ms)
         sight = Sight(tenant_id, device_id, system, now_ms, pulled_ms=now_ms)
         if kind == "pull" or not more:
             # Half of a snapshot is no place to have come to.

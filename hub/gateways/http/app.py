@@ -19,6 +19,7 @@ from hub.gateways.http import (
     devices,
     documents,
     events,
+    integrity,
     operations,
     replays,
     reports,
@@ -50,6 +51,7 @@ def create_app(services: Services, version: str) -> ASGIApp:
     app.include_router(sync_reading.router, prefix="/api/v1")
     app.include_router(devices.router, prefix="/api/v1")
     app.include_router(conflicts.router, prefix="/api/v1")
+    app.include_router(integrity.router, prefix="/api/v1")
     app.include_router(operations.health)
     app.include_router(documents.schema_routes)
     app.include_router(documents.router)

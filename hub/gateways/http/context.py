@@ -21,6 +21,7 @@ from hub.security.tokens import Claims, Tokens
 from hub.services.conflict_desk import ConflictDesk
 from hub.services.deliveries import Deliveries
 from hub.services.devices import DeviceDesk
+from hub.services.integrity_requests import IntegrityRequests
 from hub.services.ledger import Recorder
 from hub.services.publisher import Publisher
 from hub.services.reader import Query, Reader
@@ -61,6 +62,7 @@ class Services:
     sync_reading: SyncReading
     devices: DeviceDesk
     conflicts: ConflictDesk
+    integrity: IntegrityRequests
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def delivered(self, channel: str, system: str, query: Query, entries: Sequence[Entry]) -> None:
