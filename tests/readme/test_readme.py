@@ -15,7 +15,19 @@ from prometheus_client import CollectorRegistry, Counter
 
 from hub.app import _BUILT
 from hub.cli.main import app
-from hub.gateways.http import deliveries, documents, events, operations, reports, webhooks
+from hub.gateways.http import (
+    conflicts,
+    deliveries,
+    devices,
+    documents,
+    events,
+    integrity,
+    operations,
+    reports,
+    sync,
+    sync_reading,
+    webhooks,
+)
 from hub.settings import Role, Settings
 from hub.telemetry import Metrics
 from schemas.asyncapi import CLOSE_MEANINGS
@@ -163,6 +175,11 @@ def test_routes_exist() -> None:
         operations.health,
         webhooks.router,
         reports.router,
+        sync.router,
+        sync_reading.router,
+        devices.router,
+        conflicts.router,
+        integrity.router,
         documents.router,
         documents.schema_routes,
     )
@@ -173,7 +190,7 @@ def test_routes_exist() -> None:
     assert named <= known
 
 
-@pytest.mark.parametrize("text", PYTHON, ids=["HubClient", "standardwebhooks", "StreamConsumer"])
+@pytest.mark.parametrize("text", PYTHON, ids=["HubClient", "Desk", "standardwebhooks", "StreamConsumer"])
 def test_snippets_import_what_exists(text: str) -> None:
     """The Python is Python, and its imports and keyword arguments are the SDK's."""
     tree = ast.parse(text)
