@@ -133,6 +133,7 @@ class SyncEngine:
         self._stopping = False
         self._failures = 0
         self._pulled_at = -math.inf
+        self._news: str | None = None
         self._trigger: Trigger = "start"
         self._total = 0
 
@@ -147,10 +148,9 @@ class SyncEngine:
         self._wake.set()
 
     def news(self, cursor: str | None) -> None:
-        """Others' event is at the hub; None: it may be."""
-        # Within one history cursors sort as text in the order of events; own events have mostly been pulled by now.
-        here = self._puller.cursor
-        if cursor is None or here is None or cursor[:17] != here[:17] or cursor > here:
+        """An event is at the hub; None: one may be."""
+        if self._beyond(cursor):
+            self._news = None if "live" in self._wants and self._news is None else cursor
             since = self._clock.monotonic() - self._pulled_at
             self.request("live", max(0.0, NEWS_GAP_S - since))
 
@@ -200,15 +200,24 @@ class SyncEngine:
                     return None
             else:
                 due = {trigger for trigger, at in self._wants.items() if at <= now} if self._online else set()
+            for trigger in due:
+                del self._wants[trigger]
+            if due == {"live"} and not self._beyond(self._news):
+                # The desk's own event, which the sync that pushed it has pulled by now.
+                continue
             if due:
-                for trigger in due:
-                    del self._wants[trigger]
                 return due
             left = min(self._wants.values(), default=math.inf) - now if self._online else math.inf
             self._wake.clear()
             with suppress(TimeoutError):
                 async with self._clock.timeout(None if math.isinf(left) else left):
                     await self._wake.wait()
+
+    def _beyond(self, cursor: str | None) -> bool:
+        """Whether there may be something to pull at a cursor; None: it is not known where."""
+        # Within one history cursors sort as text in the order of events.
+        here = self._puller.cursor
+        return cursor is None or here is None or cursor[:17] != here[:17] or cursor > here
 
     async def _sync(self, due: set[Trigger]) -> None:
         """One sync, for all these reasons."""
@@ -231,9 +240,14 @@ class SyncEngine:
             if state == "stopped":
                 # Cancelled: nobody shall wait for what does not come.
                 self._answer(waiters, SyncOutcome(trigger, "stopped"))
-        self._pulled_at = self._clock.monotonic()
-        outcome = await self._outcome(trigger, state, error, tally, self._clock.monotonic() - began)
-        self._answer(waiters, outcome)
+        now = self._clock.monotonic()
+        if tally.pulled or tally.pushed:
+            self._pulled_at = now
+        outcome = SyncOutcome(trigger, "failed")
+        try:
+            outcome = await self._outcome(trigger, state, error, tally, now - began)
+        finally:
+            self._answer(waiters, outcome)
         self._on_outcome(outcome)
 
     async def _carry_out(self, trigger: Trigger, tally: Tally) -> None:

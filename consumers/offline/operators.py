@@ -33,7 +33,6 @@ from consumers.offline.vault import (
     KEY_BYTES,
     SECRETS,
     Local,
-    SealBroken,
     Secrets,
     ThreadVault,
     Vault,

@@ -48,7 +48,8 @@ Feature = Literal[
 
 `points` are used or given; `stock` is room service's, `live_stock` the hotel's rooms; `charges` put something on a
 bill, `settlement` takes the money, `correction` changes what stands there; `forms` are print and CSV; `other_systems`
-is what the others know; `sync_failures` are sent again or discarded, `conflicts` decided; `operators` get PINs and roles.
+is what the others know; `sync_failures` are sent again or discarded, `conflicts` decided; `operators` are given PINs
+and roles.
 """
 
 FEATURES: Final[tuple[Feature, ...]] = get_args(Feature)

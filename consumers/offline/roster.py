@@ -17,6 +17,7 @@ from consumers.offline.roles import ROLES, Role
 OPERATORS: Final = "operators"
 """The name under which the roster lies in the vault."""
 _FORMAT: Final = 1
+_NONE: Final = Attempts()
 
 
 class RosterUnreadable(ConsumerError):
@@ -43,7 +44,7 @@ class Operator:
 
     role: Role
     lock: Lock | None
-    attempts: Attempts = Attempts()
+    attempts: Attempts = _NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The desk's token: kept sealed, and fetched anew without asking anybody while an operator is signed in (R85, R90).
 
-When it has expired and nobody is signed in, the screen says 「セッション期限切れ・復旧時再認証」 (R100): with the PIN, the
-sealed credential opens, a fresh token is fetched as soon as the hub is reached, and the sync goes on by itself.
+When it has expired and nobody is signed in, the screen says 「セッション期限切れ・復旧時再認証」 (R100). The PIN opens
+the sealed credential; a fresh token is fetched as soon as the hub is reached, and the sync goes on by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, Literal, Self
 import orjson
 import structlog
 
-from consumers.errors import ConsumerError
+from consumers.errors import ConsumerError, Disconnected
 from consumers.offline.errors import LocalError
 from consumers.offline.sessions import Session, SessionEnded
 from consumers.offline.vault import SealBroken, Secrets, VaultLocked
@@ -140,13 +140,26 @@ class SilentSignIn:
         async with self._one:
             secrets = self._secrets()
             try:
-                cached = await asyncio.to_thread(cached_token, secrets)
-                if cached is None or cached.token == self._handed_out or cached.state(self._now()) != "valid":
-                    cached = await self._fresh(secrets)
+                token = await self._good(secrets)
             except VaultLocked as error:
                 raise PinRequired from error
-            self._handed_out = cached.token
-            return cached.token
+            self._handed_out = token.token
+            return token.token
+
+    async def _good(self, secrets: Secrets) -> CachedToken:
+        cached = await asyncio.to_thread(cached_token, secrets)
+        if cached is None or cached.token == self._handed_out:
+            return await self._fresh(secrets)
+        match cached.state(self._now()):
+            case "valid":
+                return cached
+            case "expired":
+                return await self._fresh(secrets)
+            case "expiring":
+                try:
+                    return await self._fresh(secrets)
+                except Disconnected:
+                    return cached
 
     async def _fresh(self, secrets: Secrets) -> CachedToken:
         credential = await asyncio.to_thread(secrets.get, CREDENTIAL)
