@@ -454,7 +454,7 @@ async def test_a_name_that_leads_inside_later_is_not_called(
     async def resolve(host: str, port: int) -> list[str]:
         return addresses
 
-    monkeypatch.setattr("hub.app.LookUps", lambda: resolve)
+    monkeypatch.setattr("hub.assembly.LookUps", lambda: resolve)
     async with outward() as house:
         desk = Desk(house)
         made = await desk.create(receiver, url=f"https://rebinding.example:{receiver.port}/hook")
@@ -896,7 +896,7 @@ async def test_bad_fields_are_named(outward: Callable[..., Any], monkeypatch: py
     async def resolve(host: str, port: int) -> list[str]:
         return INSIDE.get(host, ["93.184.215.14"])
 
-    monkeypatch.setattr("hub.app.LookUps", lambda: resolve)
+    monkeypatch.setattr("hub.assembly.LookUps", lambda: resolve)
     good = {"url": "https://pms.example/hook"}
     async with outward() as house:
         desk = Desk(house)
