@@ -83,8 +83,10 @@ class Connection:
         self._watch = asyncio.create_task(self._watch_silence(), name="hub-heartbeat")
 
     @classmethod
-    async def open(cls, url: str, token: str, clock: Clock) -> Connection:
+    async def open(cls, url: str, token: str, clock: Clock, *, device_id: str | None = None) -> Connection:
         """Connect, present the token, await `welcome`. Cancellation-safe.
+
+        `device_id` is the device to speak for, where the token names none: the notices for it come here.
 
         Raises:
             AccessRefused: the hub does not let the token in.
@@ -101,7 +103,7 @@ class Connection:
         opening = connect(
             url,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
-            additional_headers={"Authorization": f"Bearer {token}"},
+            additional_headers=None if device_id is not None else {"Authorization": f"Bearer {token}"},
             open_timeout=None,
             ping_interval=None,
             close_timeout=CLOSE_TIMEOUT_S,
@@ -112,6 +114,9 @@ class Connection:
             async with clock.timeout(OPEN_TIMEOUT_S):
                 socket = await opening
                 try:
+                    if device_id is not None:
+                        auth = {"op": "auth", "token": token, "device_id": device_id}
+                        await socket.send(orjson.dumps(auth), text=True)
                     first = _parse(await socket.recv(decode=False))
                 except BaseException:
                     socket.transport.abort()
@@ -163,6 +168,17 @@ class Connection:
             await self._socket.send(orjson.dumps(frame), text=True)
         except ConnectionClosed as error:
             raise Disconnected("the connection ended while sending", sent=True) from error
+
+    async def ping(self) -> None:
+        """Ask the hub for a sign of life, and await it; `frames` must be iterated meanwhile.
+
+        Raises:
+            Disconnected: the connection ended.
+        """
+        try:
+            await (await self._socket.ping())
+        except ConnectionClosed as error:
+            raise Disconnected("the connection ended while waiting for a sign of life") from error
 
     def fits(self, event: bytes) -> bool:
         """Whether a publish of this event stays within the hub's message limit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,6 +17,7 @@ from schemas.errors import FieldError
 from schemas.frames import MAX_WAIT_S, Receipt, SnapshotEntity
 
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -75,7 +77,7 @@ class HubHttp:
             HubRefused: the hub said no.
             Disconnected: there is no answer of the hub; `sent` tells whether the event may have arrived.
         """
-        return _read(Receipt, await self._request("POST", "events", content=event))
+        return read_answer(Receipt, await self._request("POST", "events", content=event))
 
     async def events(self, query: Mapping[str, str]) -> Page:
         """One page; with `wait` the hub holds the answer until there is an event.
@@ -85,7 +87,7 @@ class HubHttp:
             HubRefused: the hub said no.
             Disconnected: there is no answer of the hub.
         """
-        return _read(Page, await self._request("GET", "events", params=query))
+        return read_answer(Page, await self._request("GET", "events", params=query))
 
     async def event(self, event_id: str, tenant: str) -> PagedEvent:
         """One event.
@@ -95,7 +97,7 @@ class HubHttp:
             HubRefused: the hub said no.
             Disconnected: there is no answer of the hub.
         """
-        return _read(PagedEvent, await self._request("GET", f"events/{event_id}", params={"tenant": tenant}))
+        return read_answer(PagedEvent, await self._request("GET", f"events/{event_id}", params={"tenant": tenant}))
 
     async def snapshot(self, query: Mapping[str, str]) -> StatePage:
         """One page of entities' states.
@@ -105,7 +107,7 @@ class HubHttp:
             HubRefused: the hub said no.
             Disconnected: there is no answer of the hub.
         """
-        return _read(StatePage, await self._request("GET", "snapshot", params=query))
+        return read_answer(StatePage, await self._request("GET", "snapshot", params=query))
 
     async def close(self) -> None:
         """Close idle connections. A later request opens new ones."""
@@ -124,13 +126,18 @@ class HubHttp:
             raise AccessRefused(response.status_code, str(problem))
         raise problem
 
-    async def _send(self, method: str, path: str, token: str, **kwargs: Any) -> httpx.Response:
+    async def _send(
+        self, method: str, path: str, token: str, *, headers: Mapping[str, str] = _NO_HEADERS, **kwargs: Any
+    ) -> httpx.Response:
+        own = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        return await self._exchange(method, self._base + path, headers={**own, **headers}, **kwargs)
+
+    async def _exchange(self, method: str, url: str, **kwargs: Any) -> httpx.Response:
         if self._client is None:
             # A backstop: the caller's clock bounds every request more tightly.
             self._client = httpx.AsyncClient(timeout=httpx.Timeout(2.0 * MAX_WAIT_S, connect=10.0))
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         try:
-            return await self._client.request(method, self._base + path, headers=headers, **kwargs)
+            return await self._client.request(method, url, **kwargs)
         except httpx.RequestError as error:
             raise Disconnected(f"no answer: {type(error).__name__}", sent=not isinstance(error, _NOT_SENT)) from error
 
@@ -148,7 +155,12 @@ def api_root(url: str) -> str:
     return urlunsplit((scheme, parts.netloc, parts.path.rpartition("/")[0] + "/api/v1/", "", ""))
 
 
-def _read(model: type[ModelT], body: bytes) -> ModelT:
+def read_answer(model: type[ModelT], body: bytes) -> ModelT:
+    """The body of an answer.
+
+    Raises:
+        Disconnected: it is not what a hub answers.
+    """
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

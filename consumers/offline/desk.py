@@ -299,7 +299,7 @@ class Desk:
                 return
             except Exception as error:
                 log.exception("desk_task_broke", task=name)
-                self.status.update(problem=f"{name}: {type(error).__name__}")
+                self.status.update(problem=f"{name}: {type(error).__name__}", syncing=False, recovering=False)
             await self._clock.sleep(BROKEN_S)
 
     async def _close(self) -> None:

@@ -158,7 +158,6 @@ class SyncEngine:
         """The line is back, or broken. What is under way is cut off by whoever holds the line."""
         self._online = up
         self._failures = 0
-        self._wants.pop("retry", None)
         if up:
             self.request(trigger)
         else:

@@ -125,7 +125,7 @@ class FakeSyncHub:
         self.epoch += 1
         self.gone_to = len(self.changes)
 
-    # -- requests -------------------------------------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------------------------------
 
     async def push(self, batch: Batch) -> PushResponse:
         await self.hear()
@@ -187,7 +187,7 @@ class FakeSyncHub:
         more = end < len(keys)
         return SnapshotResponse(records=records, cursor=self.head(), next=str(end) if more else None, more=more)
 
-    # -- within ---------------------------------------------------------------------------------------------------------
+    # -- within --------------------------------------------------------------------------------------------------------
 
     async def hear(self) -> None:
         self.arrived.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -53,6 +53,10 @@ class SyncHubServer(FakeHub):
     async def notice(self, code: str, **detail: Any) -> None:
         for session in self.sessions:
             await session.send(op="notice", code=code, detail=detail)
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        return self
 
     async def _on_auth(self, session: Session, frame: dict[str, Any]) -> None:
         session.token = frame["token"]
@@ -117,8 +121,11 @@ class SyncHubServer(FakeHub):
         encoding = headers.get("content-encoding", "")
         if encoding not in self.encodings:
             raise _unread(encoding)
-        plain = {"gzip": gzip.decompress, "zstd": zstandard.ZstdDecompressor().decompress, "": bytes}[encoding](body)
-        said = orjson.loads(plain)
+        if encoding == "gzip":
+            body = gzip.decompress(body)
+        elif encoding == "zstd":
+            body = zstandard.ZstdDecompressor().decompress(body)
+        said = orjson.loads(body)
         self.sync.pushes.append([item["uuid"] for item in said["items"]])
         return self.sync.receive(said["items"], said["batch_crc32"]).model_dump()
 

@@ -16,11 +16,11 @@ from sync_hub_server import SyncHubServer
 
 from consumers.errors import ClientClosed
 from consumers.offline.connectivity import AGAIN_S, INTERVAL_S, PROBE_S
-from consumers.offline.desk import BROKEN_S, Desk, OfflineModeDisabled
+from consumers.offline.desk import BROKEN_S, CLOSE_S, Desk, OfflineModeDisabled
 from consumers.offline.engine import COALESCE_S
 from consumers.offline.errors import InvalidChange, LocalFull, LocalInUse
 from consumers.offline.items import LocalChange, QueueItem
-from consumers.offline.live import PONG_S, PULSE_S
+from consumers.offline.live import PONG_S, PULSE_S, REFUSED_S
 from consumers.offline.recovery import PinNeeded
 from consumers.offline.settings import DeskSettings
 from schemas.sync import ItemError, ItemResult
@@ -188,10 +188,12 @@ async def test_a_broken_line_is_noticed_at_once(hub: SyncHubServer, one: AtDesk)
 
 
 async def test_a_line_that_falls_silent_is_noticed_within_three_seconds(hub: SyncHubServer, one: AtDesk) -> None:
-    """An idle desk misses a sign of life, looks, and is offline (R101)."""
+    """The desk misses a sign of life, looks, and is offline (R101); whoever waits for an answer is told."""
     await until(lambda: one.clock.asleep(PULSE_S))
     hub.fall_silent()
     began = one.clock.now
+    syncing = asyncio.create_task(one.desk.sync_now())
+    await until(lambda: one.desk.hub._asking)
     one.clock.advance(PULSE_S)
     await until(lambda: one.clock.timed(PONG_S))
     one.clock.advance(PONG_S)
@@ -200,6 +202,23 @@ async def test_a_line_that_falls_silent_is_noticed_within_three_seconds(hub: Syn
     one.clock.advance(PROBE_S)
     await one.until_state("offline")
     assert one.clock.now - began < 3.0
+    assert (await syncing).state == "interrupted"
+    assert not one.desk.hub._asking
+
+
+async def test_a_socket_goes_with_the_line(hub: SyncHubServer, one: AtDesk) -> None:
+    """Where the hub is not there for requests, its WebSocket counts for nothing; both come back together."""
+    hub.sick = True
+    one.desk.line.suspect()
+    await one.until_state("offline")
+    await until(lambda: one.clock.asleep(PULSE_S))
+    one.clock.advance(PULSE_S)
+    await until(lambda: not one.desk.line.heard)
+    hub.sick = False
+    assert await one.desk.line.check()
+    await until(lambda: one.clock.timed(0.25))
+    one.clock.advance(0.25)
+    await until(lambda: one.desk.line.heard)
 
 
 async def test_a_slow_sign_of_life_does_not_make_the_desk_go_offline(hub: SyncHubServer, one: AtDesk) -> None:
@@ -218,7 +237,7 @@ async def test_a_slow_sign_of_life_does_not_make_the_desk_go_offline(hub: SyncHu
 
 
 async def test_the_way_back(hub: SyncHubServer, one: AtDesk) -> None:
-    """Two good probes, then everything is synced; the states on the way are shown, and the time is taken (R97, R101)."""
+    """Two good probes, then everything is synced; the states on the way are shown, the time is taken (R97, R101)."""
     hub.http_down = True
     hub.cut()
     await one.until_state("offline")
@@ -231,7 +250,7 @@ async def test_the_way_back(hub: SyncHubServer, one: AtDesk) -> None:
     await until(lambda: one.clock.timed(AGAIN_S))
     assert models(hub) == []
     one.clock.advance(AGAIN_S)
-    await one.until_state("all_synced")
+    await until(lambda: one.seen[-1:] == ["all_synced"])
     assert models(hub) == ["CheckIn", "Reservation"]
     assert [state for state in dict.fromkeys(one.seen) if state != "offline"] == ["recovering", "all_synced"]
     counters = one.desk.counters
@@ -273,10 +292,16 @@ async def test_an_expired_session_is_shown_and_gone_on_with(hub: SyncHubServer, 
         assert status.banner.ja == "セッション期限切れ・復旧時再認証"
         assert status.counts.waiting == 2
         await one.do(booked("R1"))
+        # The WebSocket is not let in either.
+        hub.cut()
+        await until(lambda: one.clock.timed(0.25))
+        one.clock.advance(0.25)
+        await until(lambda: one.clock.timed(REFUSED_S))
         tokens.append("fresh")
         one.desk.signed_in()
         await until(lambda: models(hub) == ["CheckIn", "Reservation"])
         await one.until_state("all_synced")
+        await until(lambda: hub.session.token == "fresh" and one.desk.line.heard)
 
 
 async def test_a_refused_item_is_shown_and_sent_again_or_given_up(hub: SyncHubServer, one: AtDesk) -> None:
@@ -357,8 +382,8 @@ async def test_closing_does_not_wait_for_a_line_that_is_silent(hub: SyncHubServe
         (item,) = await one.do(checked_in("R0"))
         await until(lambda: one.desk.hub._asking)
         closing = asyncio.create_task(one.desk.close())
-        await until(lambda: one.clock.timed(5.0))
-        one.clock.advance(5.0)
+        await until(lambda: one.desk.engine._stopping)
+        one.clock.advance(CLOSE_S)
         await closing
     hub.sound_again()
     hub.http_down = True
@@ -371,7 +396,7 @@ async def test_closing_does_not_wait_for_a_line_that_is_silent(hub: SyncHubServe
 async def test_a_task_that_breaks_is_started_again(hub: SyncHubServer, one: AtDesk) -> None:
     """A fault of the desk's own is logged and shown, and does not end its touch with the hub (R107)."""
     whole: Callable[..., Any] = one.desk.engine._outcome
-    one.desk.engine._outcome = _broken  # type: ignore[method-assign]
+    one.desk.engine._outcome = _broken  # type: ignore[method-assign,assignment]
     await one.do(checked_in("R0"))
     await one.until_state("failed")
     one.desk.engine._outcome = whole  # type: ignore[method-assign]

@@ -100,12 +100,10 @@ def test_the_first_of_several_states_is_shown() -> None:
 async def test_who_follows_sees_the_state_now_and_each_other_one() -> None:
     """Facts that change nothing that is shown are not told; the end ends it."""
     stream = StatusStream()
-    seen: list[Status] = []
 
-    async def follow() -> None:
+    async def follow() -> list[Status]:
         async with aclosing(stream.follow()) as states:
-            async for state in states:
-                seen.append(state)
+            return [state async for state in states]
 
     task = asyncio.create_task(follow())
     await asyncio.sleep(0)
@@ -114,7 +112,7 @@ async def test_who_follows_sees_the_state_now_and_each_other_one() -> None:
     stream.update(syncing=True, done=1, total=2)
     stream.update(syncing=False, synced=True)
     stream.end()
-    await task
+    seen = await task
     assert [state.state for state in seen] == ["offline", "online", "syncing", "all_synced"]
     assert stream.current == seen[-1]
 

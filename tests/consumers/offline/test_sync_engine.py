@@ -161,7 +161,7 @@ async def test_a_push_that_arrives_twice_has_one_effect(synced: EngineRig, hub: 
 
 
 async def test_a_line_that_breaks_in_a_push_puts_the_items_back(synced: EngineRig, hub: FakeSyncHub) -> None:
-    """While the answer is waited for the line is cut: the items wait again, no retry counted, and the caller is told."""
+    """The line is cut before the answer: the items wait again, no retry counted, and the caller is told."""
     (item,) = await synced.do(checked_in("R0"))
     hub.silent = True
     hub.arrived.clear()
@@ -323,7 +323,7 @@ async def test_a_hub_that_fails_is_tried_again_three_times(synced: EngineRig, hu
 async def test_a_lost_history_begins_again_and_keeps_the_queue(
     synced: EngineRig, hub: FakeSyncHub, refused: bool
 ) -> None:
-    """When the hub's history does not reach back to the cursor, a snapshot follows; what waits is pushed all the same."""
+    """When the hub's history does not reach back to the cursor, a snapshot follows; what waits is pushed anyway."""
     hub.answers["reservation:R7"] = ItemResult(outcome="retry", errors=[ItemError(path="conflict", message="waits")])
     (item,) = await synced.do(booked("R7"))
     assert (await synced.sync()).counts.queued == 1
@@ -437,6 +437,20 @@ async def test_others_events_are_pulled_at_once_and_the_desks_own_are_not(synced
     synced.clock.advance(NEWS_GAP_S)
     await synced.next()
     assert synced.engine.cursor == hub.head()
+
+
+async def test_news_that_a_sync_has_pulled_meanwhile_is_none(synced: EngineRig, hub: FakeSyncHub) -> None:
+    """The echo of a push comes before its pull is done: when its turn comes, there is nothing left to pull."""
+    hub.happen("Reservation", "R8", reservation("R8"))
+    await synced.sync()
+    hub.happen("Reservation", "R9", reservation("R9"))
+    synced.engine.news(hub.head())
+    assert (await synced.sync()).pulled == 1
+    pulls = len(hub.pulls)
+    synced.clock.advance(NEWS_GAP_S)
+    await until(lambda: "live" not in synced.engine._wants)
+    await until(lambda: synced.clock.timed(INTERVAL_S - NEWS_GAP_S))
+    assert len(hub.pulls) == pulls
 
 
 async def test_stopping_sends_what_was_done_just_now(rig: DeskRig, hub: FakeSyncHub) -> None:
