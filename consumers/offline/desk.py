@@ -31,6 +31,7 @@ from consumers.offline.items import Counts, LocalChange, QueueItem, Record
 from consumers.offline.live import REFUSED_S, LiveFeed
 from consumers.offline.local_thread import LocalThread
 from consumers.offline.order import FIRST, settles
+from consumers.offline.rebuild import resume
 from consumers.offline.settings import DeskSettings
 from consumers.offline.status import StatusStream
 
@@ -157,7 +158,7 @@ class Desk:
 
         Args:
             path: its database; default: LOCAL_DB_PATH. A damaged one is not repaired here
-                (`consumers.offline.rebuild`).
+                (`consumers.offline.rebuild`), but a repair that was cut off is finished.
             url: the hub's WebSocket, like `ws://localhost:3400/ws`; the HTTP API is looked for beside it.
             token: a token, or a coroutine function that fetches a fresh one, which may raise a `ConsumerError` where
                 that takes a person.
@@ -173,6 +174,8 @@ class Desk:
 
         def opened() -> LocalDatabase:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # One that a crash cut off has the queue in files of its own until it is finished.
+            resume(path)
             return LocalDatabase.open(
                 path,
                 tenant_id=tenant_id,

@@ -13,6 +13,7 @@ from recovery_stage import Cut, HubInMemory, Stage
 from consumers.errors import Disconnected
 from consumers.offline import rebuild as module
 from consumers.offline.database import LocalDatabase
+from consumers.offline.desk import Desk
 from consumers.offline.errors import LocalDamaged, LocalFull, LocalInUse, LocalUnusable
 from consumers.offline.rebuild import Rebuilt, open_sound, rebuild
 
@@ -164,6 +165,26 @@ def test_cut_off_at_any_file_it_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     # Cut off before one is cut off after the one before it.
     for at, after in [*((at, False) for at in range(1, moves + 1)), (moves, True)]:
         run(tmp_path / f"cut-{at}-{after}", at, after=after)
+
+
+async def test_a_desk_finishes_a_rebuild_that_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A desk that is opened where the old file is gone and the new one not yet there has the queue all the same."""
+    for at in range(1, 20):
+        path = tmp_path / str(at) / NAME
+        path.parent.mkdir()
+        uuids = worked(path)
+        damage(path)
+        with monkeypatch.context() as patch:
+            Cutting(patch, at, after=True)
+            with pytest.raises(Cut):
+                rebuild(path, now=now)
+        if not path.exists():
+            break
+    async with await Desk.open(
+        path, url="ws://127.0.0.1:1/ws", token="none", tenant_id="default", system="hotel-pms", now=now
+    ) as desk:
+        items = await desk.local.call(lambda database: database.pending())
+    assert [item.uuid for item in items] == uuids
 
 
 def test_the_rest_of_a_salvage_that_was_cut_off_is_no_salvage(tmp_path: Path) -> None:
