@@ -9,7 +9,7 @@ demo: .venv/hub
 	@exec $(BIN)/hub demo $(ARGS)
 
 test: .venv/dev
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
