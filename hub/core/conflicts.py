@@ -183,6 +183,10 @@ class _Registers:
 
     def add(self, write: Write) -> None:
         """One more event."""
+        if write.base is not None:
+            # What it did itself, it had seen, whatever it says.
+            own = max(write.base.get(write.actor, 0), self.counts.get(write.actor, 0))
+            write = write._replace(base={**write.base, write.actor: own})
         saw_all = write.base is None or all(write.base.get(name, 0) >= n for name, n in self.counts.items())
         dot = (write.actor, self.counts.get(write.actor, 0) + 1)
         additive = _additive(write.type)

@@ -18,6 +18,7 @@ class Stay(NamedTuple):
     room: str
     sequence: int
     actor: str
+    """Empty where only states tell of it, which do not say which event was the last."""
 
 
 class Occupancy:
@@ -37,11 +38,22 @@ class Occupancy:
         return sorted(self._by_room.get(room, {}).values(), key=lambda stay: stay.sequence)
 
     def begin(self, reservation: str, stay: Mapping[str, Any], booking: Mapping[str, Any], sequence: int) -> None:
-        """A stay as its states tell of it, at the beginning."""
-        arrived = stay.get("actual_checkin_time") is not None and stay.get("actual_checkout_time") is None
-        if arrived and booking.get("status") not in _OVER and isinstance(room := stay.get("room_number"), str):
+        """A stay that may be open, as far as its states tell, at the beginning: who came and left need not say when."""
+        if (
+            stay.get("actual_checkout_time") is None
+            and booking.get("status") not in _OVER
+            and isinstance(room := stay.get("room_number"), str)
+        ):
             self._enter(Stay(reservation, room, sequence, ""))
             if booking.get("status") == _IN_HOUSE:
+                self._in_house.add(reservation)
+
+    def replace(self, reservation: str, others: Occupancy) -> None:
+        """A stay as another one knows it, or none."""
+        self._leave(reservation)
+        if (stay := others._by_reservation.get(reservation)) is not None:
+            self._enter(stay)
+            if reservation in others._in_house:
                 self._in_house.add(reservation)
 
     def add(self, type: str, action: str, entity: str, data: Mapping[str, Any], sequence: int, actor: str) -> None:

@@ -54,6 +54,7 @@ _STATUS_ACTIONS: Final = frozenset({"confirmed", "cancelled", "checked_in", "che
 _WHOLE: Final = frozenset({"reservation", "room", "order", "daily_report", "alert"})
 """The types whose events carry the entity's whole state; of the others, what changed."""
 _TRACKING: Final = frozenset({"origin_system", "updated_by_system", "synced_at"})
+_CURRENCY: Final = frozenset({"currency"})
 
 
 class Planned(NamedTuple):
@@ -210,7 +211,8 @@ def _completed(
         return {name: value for name, value in data.items() if value is not None or name in fields}
     required = [name for name, field in kind.versions[kind.newest].model_fields.items() if field.is_required()]
     booked = states.get("reservation", {}) if kind.name == "checkin_checkout" else {}
-    for name in required:
+    # Or an amount would be in the property's own.
+    for name in (*required, *_CURRENCY.intersection(kind.versions[kind.newest].model_fields)):
         if data.get(name) is None and (held := state.get(name, booked.get(name))) is not None:
             data[name] = held
     if kind.name == "checkin_checkout" and "customer_id" not in data and (known := booked.get("customer_id")):

@@ -6,9 +6,11 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
+from weakref import WeakValueDictionary
 
 import orjson
 
+from hub.core.entry import Entry
 from hub.core.occupancy import Occupancy, Stay
 from hub.core.versions import actor
 from hub.services.history import History
@@ -37,12 +39,11 @@ class OccupiedRooms:
         self._history = history
         self._entities = history.store.entities
         self._properties: OrderedDict[str, _Property] = OrderedDict()
-        self._rooms: dict[tuple[str, str], asyncio.Lock] = {}
+        self._rooms: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        """Of those rooms for which somebody has a turn, or waits for one."""
 
     def turn(self, tenant_id: str, room: str) -> asyncio.Lock:
         """Held while a guest is checked in, or two desks would both find the room empty."""
-        if len(self._rooms) > CHUNK:
-            self._rooms = {key: lock for key, lock in self._rooms.items() if lock.locked()}
         return self._rooms.setdefault((tenant_id, room), asyncio.Lock())
 
     async def of(self, tenant_id: str, room: str) -> list[Stay]:
@@ -53,13 +54,28 @@ class OccupiedRooms:
             held = self._properties[tenant_id] = _Property(Occupancy(), epoch)
             while len(self._properties) > REMEMBERED:
                 self._properties.popitem(last=False)
+        self._properties.move_to_end(tenant_id)
         async with held.turn:
             if held.at == ZERO:
                 await self._begin(tenant_id, held)
             await self._follow(tenant_id, held)
+            for stay in held.stays.of(room):
+                if not stay.actor:
+                    await self._look_up(tenant_id, held, stay.reservation)
         return held.stays.of(room)
 
     async def _begin(self, tenant_id: str, held: _Property) -> None:
+        generation = await self._entities.current()
+        while True:
+            await self._read(tenant_id, held)
+            before, generation = generation, await self._entities.current()
+            if generation == before:
+                return
+            # Another projection took its place, which may be behind where this one was.
+
+    async def _read(self, tenant_id: str, held: _Property) -> None:
+        # A beginning that failed half way is none.
+        held.stays, held.at = Occupancy(), ZERO
         number, reached = (await self._entities.marks([tenant_id])).get(tenant_id, (0, NOTHING))
         if not number:
             return
@@ -78,15 +94,31 @@ class OccupiedRooms:
         # What came while these were read is folded once more, which changes nothing.
         held.at = reached.id
 
+    async def _look_up(self, tenant_id: str, held: _Property, reservation: str) -> None:
+        """Whether a stay that states tell of is open, and whose it is: the events of these are archived."""
+        stays, after = Occupancy(), ZERO
+        while True:
+            entries = await self._history.entity(tenant_id, reservation, CHUNK, after)
+            for entry in entries:
+                after = entry.id
+                _add(stays, entry)
+            if len(entries) < CHUNK:
+                break
+        held.stays.replace(reservation, stays)
+
     async def _follow(self, tenant_id: str, held: _Property) -> None:
         partition = self._history.partition(tenant_id)
         while True:
             entries = await self._history.read(partition, held.at, CHUNK, tenants=[tenant_id])
             for entry in entries:
                 held.at = entry.id
-                mine = entry.tenant_id == tenant_id and entry.type in ("checkin_checkout", "reservation")
-                if mine and entry.raw and entry.readable:
-                    event = entry.event
-                    held.stays.add(entry.type, entry.action, entry.entity, event["data"], entry.sequence, actor(event))
+                if entry.tenant_id == tenant_id:
+                    _add(held.stays, entry)
             if len(entries) < CHUNK:
                 return
+
+
+def _add(stays: Occupancy, entry: Entry) -> None:
+    if entry.type in ("checkin_checkout", "reservation") and entry.raw and entry.readable:
+        event = entry.event
+        stays.add(entry.type, entry.action, entry.entity, event["data"], entry.sequence, actor(event))

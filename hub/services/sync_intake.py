@@ -115,11 +115,7 @@ def _read(
 ) -> Intent:
     type = TYPES[item.model]
     payload, _ = fixed(type, item.payload, zone(), item.schema_version)
-    entity_id = item.entity_id
-    prefix = entity_of(item.model, "")
-    if entity_id.startswith(prefix) and len(entity_id) > len(prefix):
-        # As `entity` of what was pulled says it.
-        entity_id = entity_id.removeprefix(prefix)
+    entity_id = _bare(item.model, item.entity_id)
     said = sync_models.said(item.model, item.operation, entity_id, payload, item.schema_version)
     created = _ms(read_instant(item.createdAt)) - skew_ms
     pushed = Pushed(
@@ -140,6 +136,24 @@ def _read(
         min(created, _ms(now)),
     )
     return Intent(item, pushed, said)
+
+
+def _bare(model: str, entity_id: str) -> str:
+    prefix = entity_of(model, "")
+    if entity_id.startswith(prefix) and len(entity_id) > len(prefix):
+        # As `entity` of what was pulled says it.
+        return entity_id.removeprefix(prefix)
+    return entity_id
+
+
+def about(raw: Any) -> str | None:
+    """The entity that an item means to be about, whatever else is wrong with it; None where that is not told."""
+    if not isinstance(raw, dict):
+        return None
+    model, entity_id = raw.get("model"), raw.get("entity_id")
+    if not isinstance(model, str) or model not in TYPES or not isinstance(entity_id, str):
+        return None
+    return entity_of(model, _bare(model, entity_id))
 
 
 def rejected(uuid: str | None, errors: Any) -> ItemResult:

@@ -15,7 +15,7 @@ from hub.core.entry import Entry
 from hub.core.projection import Folding, State
 from hub.core.versions import Vector, total
 from hub.services.history import History
-from hub.store.entities import NOTHING, restored
+from hub.store.entities import NOTHING, Reached, restored
 from schemas.cursor import ZERO, StreamId
 from schemas.registry import EVENT_TYPES
 
@@ -61,7 +61,8 @@ class SyncRecords:
     def __init__(self, history: History) -> None:
         self._history = history
         self._entities = history.store.entities
-        self._memory: OrderedDict[tuple[str, str], Known] = OrderedDict()
+        self._memory: OrderedDict[tuple[int, str, str], Known] = OrderedDict()
+        """By the epoch too: a log that lost its end counts on from an earlier revision."""
 
     async def load(self, tenant_id: str, entities: Collection[str]) -> dict[str, Known]:
         """Each of these as it is now; one of revision 0 that nothing is known of."""
@@ -69,11 +70,11 @@ class SyncRecords:
         found: dict[str, Known] = {}
         behind: list[str] = []
         for entity, revision in revisions.items():
-            held = self._memory.get((tenant_id, entity))
+            held = self._memory.get(self._key(tenant_id, entity))
             if revision == 0:
                 found[entity] = _NEW
             elif held is not None and held.revision >= revision:
-                self._memory.move_to_end((tenant_id, entity))
+                self._memory.move_to_end(self._key(tenant_id, entity))
                 found[entity] = held
             else:
                 behind.append(entity)
@@ -82,17 +83,13 @@ class SyncRecords:
         return found
 
     async def _read(self, tenant_id: str, entities: list[str], revisions: Mapping[str, int]) -> dict[str, Known]:
-        # Where the projection stands is read before its states: what is folded twice is left out by its revision.
-        number, reached = (await self._entities.marks([tenant_id])).get(tenant_id, (0, NOTHING))
-        found = dict.fromkeys(entities, _NEW)
-        if number:
-            generation = await self._entities.current() or 0
-            keys = [(number, type, entity) for entity in entities for type in types_of(entity)]
-            for start in range(0, len(keys), CHUNK):
-                rows = await self._entities.fetch(generation, keys[start : start + CHUNK])
-                for (_, type, entity), row in rows.items():
-                    held, state = found[entity], restored(row)
-                    found[entity] = Known(max(held.revision, state.revision), {**held.states, type: state})
+        generation = await self._entities.current() or 0
+        while True:
+            reached, found = await self._projected(tenant_id, entities, generation)
+            before, generation = generation, await self._entities.current() or 0
+            if generation == before:
+                break
+            # Another one took its place, which may be behind where this one was.
         if any(found[entity].revision < revisions[entity] for entity in entities):
             async for entry in self._tail(tenant_id, reached.id):
                 held_now = found.get(entry.entity)
@@ -101,6 +98,23 @@ class SyncRecords:
         for entity, known in found.items():
             self.remember(tenant_id, entity, known)
         return found
+
+    async def _projected(
+        self, tenant_id: str, entities: list[str], generation: int
+    ) -> tuple[Reached, dict[str, Known]]:
+        # Where the projection stands is read before its states: what is folded twice is left out by its revision.
+        number, reached = (await self._entities.marks([tenant_id])).get(tenant_id, (0, NOTHING))
+        found = dict.fromkeys(entities, _NEW)
+        if number:
+            for start in range(0, len(entities), CHUNK):
+                # All states of an entity as of one moment.
+                part = entities[start : start + CHUNK]
+                keys = [(number, type, entity) for entity in part for type in types_of(entity)]
+                rows = await self._entities.fetch(generation, keys)
+                for (_, type, entity), row in rows.items():
+                    held, state = found[entity], restored(row)
+                    found[entity] = Known(max(held.revision, state.revision), {**held.states, type: state})
+        return reached, found
 
     async def _tail(self, tenant_id: str, after: StreamId) -> Any:
         partition = self._history.partition(tenant_id)
@@ -115,6 +129,8 @@ class SyncRecords:
 
     async def events(self, tenant_id: str, entity: str) -> list[Entry]:
         """Every event of an entity that is still kept, in order."""
+        # Before they are read: what is archived meanwhile would lie before a later one, and be in neither.
+        head = (await self._history.archived_heads([tenant_id])).get(tenant_id)
         found: list[Entry] = []
         after = ZERO
         while True:
@@ -124,8 +140,7 @@ class SyncRecords:
                 after = page[-1].id
             if len(page) < CHUNK:
                 break
-        # What is not archived yet lies behind the tenant's last archived event.
-        head = (await self._history.archived_heads([tenant_id])).get(tenant_id)
+        # What was not archived then lies behind what was the tenant's last archived event.
         beyond = after if head is None else max(after, head.id)
         last = found[-1].id if found else ZERO
         async for entry in self._tail(tenant_id, beyond):
@@ -135,14 +150,18 @@ class SyncRecords:
 
     def remember(self, tenant_id: str, entity: str, known: Known) -> None:
         """Keep an entity for the next question: it is used only while its revision is the log's."""
-        self._memory[(tenant_id, entity)] = known
-        self._memory.move_to_end((tenant_id, entity))
+        key = self._key(tenant_id, entity)
+        self._memory[key] = known
+        self._memory.move_to_end(key)
         while len(self._memory) > REMEMBERED:
             self._memory.popitem(last=False)
 
     def forget(self, tenant_id: str, entity: str) -> None:
         """Look it up anew the next time."""
-        self._memory.pop((tenant_id, entity), None)
+        self._memory.pop(self._key(tenant_id, entity), None)
+
+    def _key(self, tenant_id: str, entity: str) -> tuple[int, str, str]:
+        return self._history.log.epochs[self._history.partition(tenant_id)], tenant_id, entity
 
 
 def types_of(entity: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID, uuid5
@@ -28,11 +28,12 @@ from hub.services.sync_intake import Intent, answer, rejected
 from hub.services.sync_records import Known, SyncRecords
 from hub.store.sync_items import Conflict, Settlement, Stored, SyncItems
 from schemas import strict_json
-from schemas.cursor import ZERO
+from schemas.cursor import ZERO, StreamId
 from schemas.envelope import EventType
 from schemas.errors import FieldError, Problem
 from schemas.registry import EVENT_TYPES
 from schemas.sync import ItemResult
+from schemas.types import HUB
 
 MAX_TRIES: Final = 8
 """How often an item is decided anew because its entity moved on meanwhile."""
@@ -70,15 +71,38 @@ class SyncSettling:
         self._rooms = rooms
 
     async def settle(
-        self, tenant_id: str, intent: Intent, claims: Claims, known: Known | None, now_ms: int, seen: int | None
+        self,
+        tenant_id: str,
+        intent: Intent,
+        claims: Claims,
+        known: Known | None,
+        now_ms: int,
+        seen: int | None,
+        *,
+        again: bool = False,
     ) -> Settled:
         """Settle one item; the ones before it of its entity are settled.
 
-        `known` is its entity as last heard of; `seen` the tenant's last sequence that the device had pulled.
+        `known` is its entity as last heard of; `seen` the tenant's last sequence that the device had pulled. `again`:
+        the item came before.
 
         Raises:
             StoreUnavailable, RedisError, OSError: whether its event was stored is known when it comes again.
         """
+        if again and (entry := await self._history.find(tenant_id, intent.uuid)) is not None:
+            # The log's own memory of ids ends some days after the event, the archive's does not.
+            return await self._there_already(tenant_id, intent, entry, entry.cursor, entry.revision, now_ms)
+        done = await self._settled(tenant_id, intent, claims, known, now_ms, seen)
+        if done.result.outcome in ("conflict", "rejected"):
+            # A push that was broken off may have published it, and others gone on from there: then it was taken.
+            entry = await self._history.find(tenant_id, intent.uuid)
+            if entry is not None:
+                return await self._there_already(tenant_id, intent, entry, entry.cursor, entry.revision, now_ms)
+        return done
+
+    async def _settled(
+        self, tenant_id: str, intent: Intent, claims: Claims, known: Known | None, now_ms: int, seen: int | None
+    ) -> Settled:
         async with AsyncExitStack() as stack:
             room = intent.said.get("room_number")
             checks_in = (intent.item.model, intent.item.operation) in (("CheckIn", "CREATE"), ("CheckIn", "UPDATE"))
@@ -108,8 +132,8 @@ class SyncSettling:
                 return f"room {room} was given to {stay.reservation} meanwhile"
         return None
 
-    async def decide(self, tenant_id: str, intent: Intent, known: Known) -> Decision:
-        """What becomes of an item, its entity being what it is."""
+    async def decide(self, tenant_id: str, intent: Intent, known: Known, end: StreamId | None = None) -> Decision:
+        """What becomes of an item, its entity being what it is, or was before the event at `end`."""
         base = self._base(intent, known)
         write = Write(
             intent.pushed.device_id,
@@ -124,7 +148,7 @@ class SyncSettling:
         )
         if includes(base, known.version):
             return conflicts.simple(write, known.data(write.type))
-        history = await self.history(tenant_id, intent.entity)
+        history = await self.history(tenant_id, intent.entity, end)
         return conflicts.decide(write, history, known.version)
 
     @staticmethod
@@ -142,9 +166,11 @@ class SyncSettling:
     def _deletes(self, intent: Intent, known: Known) -> bool:
         return (intent.pushed.type, self._action(intent, known)) in sync_models.DELETIONS
 
-    async def history(self, tenant_id: str, entity: str) -> list[Write]:
-        """Every event of an entity, with what its maker said and had seen."""
+    async def history(self, tenant_id: str, entity: str, end: StreamId | None = None) -> list[Write]:
+        """Every event of an entity, or those before `end`, with what its maker said and had seen."""
         entries = await self._records.events(tenant_id, entity)
+        if end is not None:
+            entries = [entry for entry in entries if entry.id < end]
         pushed = await self._items.of_entity(tenant_id, entity)
         return [_write(entry, pushed.get(entry.event_id)) for entry in entries]
 
@@ -154,7 +180,13 @@ class SyncSettling:
             decision = await self.decide(tenant_id, intent, known)
             if decision.outcome == "conflict":
                 return _conflict(tenant_id, intent, known, decision, now_ms)
-            planned = self._planned(intent, decision, known)
+            try:
+                planned = self._planned(intent, decision, known)
+            except Problem as problem:
+                if (reason := _apart_only(decision, problem)) is None:
+                    raise
+                decision = replace(decision, outcome="conflict", fields=intent.said, policy="manual", reason=reason)
+                return _conflict(tenant_id, intent, known, decision, now_ms)
             event = self._event(tenant_id, intent, planned, known)
             parsed = strict_json.parse(orjson.dumps(event))
             receipt = await self._publisher.submit(parsed, parsed.tree, claims)
@@ -168,16 +200,16 @@ class SyncSettling:
                 intent, errors or [FieldError("", f"{problem.code}: {problem.detail or problem.body()['title']}")]
             )
         if receipt["duplicate"]:
-            return await self._there_already(tenant_id, intent, receipt)
+            entry = await self._history.find(tenant_id, intent.uuid)
+            return await self._there_already(tenant_id, intent, entry, receipt["cursor"], receipt["revision"], now_ms)
         after = _after(known, intent, planned, claims.system, receipt["revision"])
         self._records.remember(tenant_id, intent.entity, after)
         return _applied(tenant_id, intent, known, after, decision, receipt, now_ms)
 
-    @staticmethod
-    def _planned(intent: Intent, decision: Decision, known: Known) -> sync_models.Planned:
+    def _planned(self, intent: Intent, decision: Decision, known: Known) -> sync_models.Planned:
         fields = dict(decision.fields)
-        if intent.pushed.type == "billing" and decision.policy == "additive":
-            fields = _balanced(fields, intent, known)
+        if intent.pushed.type == "billing":
+            fields = _balanced(fields, self._action(intent, known), known)
         item = intent.item
         settled = decision.outcome == "resolved"
         return sync_models.event_of(
@@ -210,22 +242,47 @@ class SyncSettling:
                 event[name] = value
         return event
 
-    async def _there_already(self, tenant_id: str, intent: Intent, receipt: Mapping[str, Any]) -> Settled:
+    async def _there_already(
+        self, tenant_id: str, intent: Intent, entry: Entry | None, cursor: str, revision: int, now_ms: int
+    ) -> Settled:
         """The log has an event of this id: this item's from before, or somebody else's."""
-        entry = await self._history.find(tenant_id, intent.uuid)
-        if entry is not None and actor(entry.event) != intent.pushed.device_id:
+        if entry is None:
+            return _later(intent, [FieldError("uuid", "is in the log, and its event is not found now; send it again")])
+        if actor(entry.event) != intent.pushed.device_id or entry.entity != intent.entity:
             return _refused(intent, [FieldError("uuid", "is that of another event; make a new one")])
         self._records.forget(tenant_id, intent.entity)
-        version = (await self._records.load(tenant_id, [intent.entity]))[intent.entity].version
+        known = (await self._records.load(tenant_id, [intent.entity]))[intent.entity]
+        receipt = {"cursor": cursor, "revision": revision}
+        published = await self._as_published(tenant_id, intent, entry)
+        if published is not None:
+            done = _applied(tenant_id, intent, published[0], known, published[1], receipt, now_ms)
+            done.result.outcome = "duplicate"
+            return done
         result = ItemResult(
-            uuid=intent.uuid,
-            outcome="duplicate",
-            cursor=receipt["cursor"],
-            revision=receipt["revision"],
-            version=version,
+            uuid=intent.uuid, outcome="duplicate", cursor=cursor, revision=revision, version=known.version
         )
-        settlement = Settlement(intent.uuid, "applied", revision=receipt["revision"], cursor=receipt["cursor"])
+        # Published by the hub when a person had decided, knowing everything.
+        outcome, policy = ("resolved", "manual") if entry.source == HUB else ("applied", None)
+        settlement = Settlement(intent.uuid, outcome, revision=revision, cursor=cursor, policy=policy)
         return Settled(result, settlement)
+
+    async def _as_published(self, tenant_id: str, intent: Intent, entry: Entry) -> tuple[Known, Decision] | None:
+        """How an item was decided whose event is there, and on what, which may be written down nowhere; None where the
+        log tells neither."""
+        earlier = [one for one in await self._records.events(tenant_id, intent.entity) if one.id < entry.id]
+        if entry.source == HUB or len(earlier) != entry.revision - 1:
+            return None
+        before = Known()
+        for one in earlier:
+            before = before.after(one)
+        try:
+            decision = await self.decide(tenant_id, intent, before, entry.id)
+            planned = self._planned(intent, decision, before)
+        except Problem:
+            return None
+        data = entry.event["data"]
+        same = planned.action == entry.action and all(data.get(name) == said for name, said in planned.data.items())
+        return (before, decision) if same and decision.outcome != "conflict" else None
 
 
 def _data(known: Known) -> dict[str, Mapping[str, Any]]:
@@ -259,12 +316,27 @@ def _write(entry: Entry, item: Stored | None) -> Write:
     )
 
 
-def _balanced(fields: dict[str, Any], intent: Intent, known: Known) -> dict[str, Any]:
-    """A movement's balance where others moved the folio meanwhile: theirs and this one."""
-    held = (known.data("billing") or {}).get("balance")
-    if fields.get("balance") is None or held is None or fields.get("amount") is None:
+def _apart_only(decision: Decision, problem: Problem) -> str | None:
+    """Why a person is to look at fields that were edited apart: each of them fits, and all of them together do not.
+
+    None where that is not what is wrong: a field by itself, or what its maker had seen already.
+    """
+    rules = [error for error in problem.errors if error.path == "payload"]
+    if decision.outcome != "resolved" or not rules or len(rules) < len(problem.errors):
+        return None
+    return f"with what others changed meanwhile, {rules[0].message}"
+
+
+def _balanced(fields: dict[str, Any], action: str, known: Known) -> dict[str, Any]:
+    """A folio's balance is what its movements come to.
+
+    What a desk says of it lacks what others moved meanwhile. It may lack what the desk has seen, too: while a movement of
+    its own is on its way or waits for a person, the desk shows the balance that this one said.
+    """
+    held, amount = (known.data("billing") or {}).get("balance"), fields.get("amount")
+    if fields.get("balance") is None or held is None or amount is None or action == "refunded":
         return fields
-    return fields | {"balance": round(held + fields["amount"], 4)}
+    return fields | {"balance": round(held - amount if action == "settled" else held + amount, 4)}
 
 
 def _after(known: Known, intent: Intent, planned: sync_models.Planned, system: str, revision: int) -> Known:
@@ -384,6 +456,11 @@ def _later(intent: Intent, errors: Sequence[FieldError]) -> Settled:
     return Settled(answer(intent.uuid, "retry", errors), Settlement(intent.uuid, "retry"))
 
 
+def failed(intent: Intent) -> Settled:
+    """The answer for an item that the hub has a defect with."""
+    return _later(intent, [FieldError("", "the hub failed at it; send it again, and tell its operator if it stays so")])
+
+
 def waiting(intent: Intent, why: str) -> Settled:
     """The answer for an item whose turn has not come."""
     return _later(intent, [FieldError(WAITS, why)])
@@ -393,4 +470,4 @@ def _shown(value: Any) -> str:
     return orjson.dumps(value).decode()[:100]
 
 
-__all__ = ["POLICIES", "Settled", "SyncSettling", "conflict_id", "waiting"]
+__all__ = ["POLICIES", "Settled", "SyncSettling", "conflict_id", "failed", "waiting"]

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Final, Protocol
 from uuid import UUID, uuid5
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -20,9 +23,9 @@ from hub.log.topology import RedisError
 from hub.security.tokens import Claims
 from hub.services.announcer import Announcer
 from hub.services.history import History
-from hub.services.sync_intake import Intent, intent_of, rejected, request_of, skew_of
+from hub.services.sync_intake import Intent, about, intent_of, rejected, request_of, skew_of
 from hub.services.sync_records import Known, SyncRecords
-from hub.services.sync_settling import Settled, SyncSettling, waiting
+from hub.services.sync_settling import Settled, SyncSettling, failed, waiting
 from hub.store.database import StoreUnavailable
 from hub.store.sync_items import Settlement, Stored, SyncItems
 from hub.telemetry import Metrics
@@ -35,6 +38,8 @@ SKEW_TOLD_MS: Final = 5 * 60_000
 """A clock this far off is told to people, once a day."""
 LANES: Final = 32
 """Entities that are settled beside each other."""
+MAX_PUSHES: Final = 4
+"""Of one device at a time, the one that is at work included."""
 _DONE: Final = frozenset({"applied", "resolved", "conflict"})
 _NOTICES: Final = UUID("2c4d1b86-0b0b-5f0e-8f55-7a3c9e6d1f20")
 
@@ -65,6 +70,14 @@ class Devices(Protocol):
         ...
 
 
+@dataclass
+class _Turn:
+    """Whose turn it is among the pushes of one device, and how many those are."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    taken: int = 0
+
+
 class Syncer:
     """Answers pushes."""
 
@@ -90,13 +103,14 @@ class Syncer:
         self._metrics = metrics
         self._zone = zone
         self._clock = clock
+        self._turns: WeakValueDictionary[tuple[str, str], _Turn] = WeakValueDictionary()
 
     async def push(self, claims: Claims, parsed: Parsed, raw_bytes: int = 0) -> PushResponse:
         """Take a batch. The answer comes when everything that it calls done is durable.
 
         Raises:
-            Problem: `forbidden`, `invalid_request`: nothing was taken; `store_unavailable`, `log_unavailable`: the
-                same batch may be sent again.
+            Problem: `forbidden`, `invalid_request`: nothing was taken; `overloaded`, `store_unavailable`,
+                `log_unavailable`: the same batch may be sent again.
         """
         started = time.monotonic()
         now = self._clock()
@@ -109,7 +123,8 @@ class Syncer:
             if owner is not None and owner != claims.system:
                 raise Problem("forbidden", f"device_id: {request.device_id} is a device of {owner}; use another id")
             skew_ms = skew_of(request, now)
-            response = await self._take(claims, tenant_id, parsed, request, now, skew_ms)
+            async with self._turn(tenant_id, request.device_id):
+                response = await self._take(claims, tenant_id, parsed, request, now, skew_ms)
             outcomes: Counter[str] = Counter(result.outcome for result in response.results)
             response.sync_requested = await self._devices.pushed(
                 tenant_id,
@@ -130,6 +145,19 @@ class Syncer:
             await self._tell_skew(tenant_id, request.device_id, skew_ms, now)
         return response
 
+    @asynccontextmanager
+    async def _turn(self, tenant_id: str, device_id: str) -> AsyncIterator[None]:
+        """One push of a device at a time: where the line broke, its items come again while it is still at work."""
+        turn = self._turns.setdefault((tenant_id, device_id), _Turn())
+        if turn.taken == MAX_PUSHES:
+            raise Problem("overloaded", f"{turn.taken} pushes of {device_id} are at work or wait; send the batch again")
+        turn.taken += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.taken -= 1
+
     async def _take(
         self,
         claims: Claims,
@@ -139,6 +167,7 @@ class Syncer:
         now: datetime,
         skew_ms: int | None,
     ) -> PushResponse:
+        seen = self._seen(request.cursor, tenant_id)
         results: list[ItemResult | None] = [None] * len(request.items)
         intents: dict[int, Intent] = {}
         for index, raw in enumerate(request.items):
@@ -147,15 +176,26 @@ class Syncer:
                 intents[index] = read
             else:
                 results[index] = read
-        for index, result in (await self._checked(tenant_id, request.device_id, intents)).items():
+        known = await self._known(tenant_id, intents)
+        for index, result in (await self._checked(tenant_id, request.device_id, intents, known)).items():
             results[index] = result
             del intents[index]
+        for index, intent in intents.items():
+            if (stored := known.get(intent.uuid)) is not None:
+                # Others may have been decided by what its first coming said of when it was made, and on what.
+                pushed = intent.pushed._replace(created_ms=stored.created_ms, base_version=stored.base_version)
+                intents[index] = replace(intent, pushed=pushed)
+        refused = {
+            entity: index
+            for index, one in reversed(list(enumerate(results)))
+            if one is not None and one.outcome == "rejected" and (entity := about(request.items[index])) is not None
+        }
         now_ms = int(now.timestamp() * 1000)
         # Of one that stands in the batch twice, the second is answered when the first is done.
         first = {intent.uuid: index for index, intent in reversed(intents.items())}
         once = {index: intent for index, intent in intents.items() if first[intent.uuid] == index}
         await self._items.write(tenant_id, [intent.pushed for intent in once.values()], now_ms)
-        settled = await self._settle(claims, tenant_id, request, once, now_ms)
+        settled = await self._settle(claims, tenant_id, request, once, now_ms, seen, refused, known)
         for index, intent in intents.items():
             done = settled[first[intent.uuid]]
             result = done.result
@@ -167,9 +207,27 @@ class Syncer:
         assert len(answered) == len(results)
         return PushResponse(results=answered, server_time=_text(now), clock_skew_ms=skew_ms)
 
-    async def _checked(self, tenant_id: str, device_id: str, intents: Mapping[int, Intent]) -> dict[int, ItemResult]:
-        """The answers for items that are known already, or that cannot be what they say they are."""
+    async def _known(self, tenant_id: str, intents: Mapping[int, Intent]) -> dict[str, Stored]:
+        """Those of these items that were written down before."""
         known = await self._items.known(tenant_id, {intent.uuid for intent in intents.values()})
+        epoch = self._history.log.epochs[self._history.partition(tenant_id)]
+        lost = []
+        for stored in known.values():
+            if stored.cursor is None or Cursor.decode(stored.cursor, tenant_id).epoch == epoch:
+                continue
+            if await self._history.find(tenant_id, stored.uuid) is None:
+                # The log lost its event before that was archived, and the desk still has it.
+                lost.append(stored.uuid)
+        if lost:
+            log.warning("lost_items_come_again", tenant=tenant_id, items=len(lost))
+            await self._items.reopen(tenant_id, lost)
+            known |= await self._items.known(tenant_id, lost)
+        return known
+
+    async def _checked(
+        self, tenant_id: str, device_id: str, intents: Mapping[int, Intent], known: Mapping[str, Stored]
+    ) -> dict[int, ItemResult]:
+        """The answers for items that are known already, or that cannot be what they say they are."""
         numbers = {intent.pushed.device_sequence for intent in intents.values() if intent.uuid not in known}
         taken = await self._items.by_sequence(tenant_id, device_id, numbers)
         found: dict[int, ItemResult] = {}
@@ -194,20 +252,32 @@ class Syncer:
         versions = await self._records.load(tenant_id, {stored.entity for _, stored in done})
         for index, stored in done:
             found[index] = _again(stored, versions[stored.entity])
+            await self._tell_again(tenant_id, stored)
         for index, result in found.items():
             self._metrics.sync_items.labels(intents[index].item.model, result.outcome).inc()
         return found
 
     async def _settle(
-        self, claims: Claims, tenant_id: str, request: PushRequest, intents: Mapping[int, Intent], now_ms: int
+        self,
+        claims: Claims,
+        tenant_id: str,
+        request: PushRequest,
+        intents: Mapping[int, Intent],
+        now_ms: int,
+        seen: int | None,
+        refused: Mapping[str, int],
+        before: Mapping[str, Stored],
     ) -> dict[int, Settled]:
-        """Settle items, those of one entity in order, and write down what became of them."""
+        """Settle items, those of one entity in order, and write down what became of them.
+
+        `refused` says of which entities an item of the batch was refused, and the first one's place; `before` are the
+        items that came before.
+        """
         lanes: dict[str, list[int]] = {}
         for index, intent in intents.items():
             lanes.setdefault(intent.entity, []).append(index)
         known = await self._records.load(tenant_id, list(lanes))
         held = await self._items.held(tenant_id, request.device_id, list(lanes))
-        seen = self._seen(request.cursor, tenant_id)
         settled: dict[int, Settled] = {}
         turn = asyncio.Semaphore(LANES)
 
@@ -216,15 +286,22 @@ class Syncer:
             present: Known | None = known[entity]
             for index in indexes:
                 intent = intents[index]
+                if blocked is None and refused.get(entity, index) < index:
+                    blocked = "waits for an item that came before it, which was rejected"
                 if blocked is not None:
                     settled[index] = waiting(intent, blocked)
                     continue
                 async with turn:
                     try:
-                        done = await self._settling.settle(tenant_id, intent, claims, present, now_ms, seen)
+                        done = await self._settling.settle(
+                            tenant_id, intent, claims, present, now_ms, seen, again=intent.uuid in before
+                        )
                     except (StoreUnavailable, RedisError, OSError) as error:
                         log.warning("item_not_settled", uuid=intent.uuid, error=str(error) or type(error).__name__)
                         done = waiting(intent, "the hub could not look at it now; send it again")
+                    except Exception:  # the others of the batch go on
+                        log.exception("item_failed", uuid=intent.uuid)
+                        done = failed(intent)
                 settled[index] = done
                 present = None
                 if done.result.outcome in ("conflict", "rejected", "retry"):
@@ -237,24 +314,45 @@ class Syncer:
 
     async def _write(self, tenant_id: str, intents: Mapping[int, Intent], settled: dict[int, Settled]) -> None:
         conflicts = [done.conflict for done in settled.values() if done.conflict is not None]
+        stand: Mapping[str, str] = {}
         try:
-            await self._items.settle(tenant_id, [done.settlement for done in settled.values()], conflicts)
+            stand = await self._items.settle(tenant_id, [done.settlement for done in settled.values()], conflicts)
+            await self._corrected(tenant_id, intents, settled, stand)
         except StoreUnavailable:
             # Events are in the log whatever the store says; what waits for a person is nowhere yet.
             for index, done in settled.items():
                 if done.result.outcome == "conflict":
                     settled[index] = waiting(intents[index], "the store does not answer now; send it again")
             log.warning("outcomes_not_stored", items=len(settled))
-            conflicts = [one for one in conflicts if one.state != "open"]
         for done in settled.values():
             decision = done.decision
-            if decision is not None and decision.policy is not None:
+            # What stands already was counted by whoever wrote it down.
+            if decision is not None and decision.policy is not None and done.settlement.uuid not in stand:
                 outcome = "open" if done.result.outcome == "conflict" else "resolved"
                 model = done.conflict.model if done.conflict is not None else _model(intents, settled, done)
                 self._metrics.conflicts.labels(model, decision.policy, outcome).inc()
                 if outcome == "resolved":
                     self._metrics.conflict_resolution_seconds.observe(0.0)
         await self._tell(tenant_id, settled.values())
+
+    async def _corrected(
+        self, tenant_id: str, intents: Mapping[int, Intent], settled: dict[int, Settled], stand: Mapping[str, str]
+    ) -> None:
+        """Where another push has settled an item meanwhile, and this one got no further: answer what it came to."""
+        behind = {
+            intents[index].uuid: index
+            for index, done in settled.items()
+            if stand.get(intents[index].uuid, done.result.outcome) != done.result.outcome
+            and done.result.outcome in ("conflict", "rejected", "retry")
+        }
+        if not behind:
+            return
+        known = await self._items.known(tenant_id, behind)
+        versions = await self._records.load(tenant_id, {stored.entity for stored in known.values()})
+        for uuid, stored in known.items():
+            if stored.outcome in _DONE:
+                result = _again(stored, versions[stored.entity])
+                settled[behind[uuid]] = Settled(result, settled[behind[uuid]].settlement)
 
     def _seen(self, cursor: str | None, tenant_id: str) -> int | None:
         """The last sequence that a device had pulled, as it says; None where that was of another history.
@@ -283,6 +381,15 @@ class Syncer:
                 others = ", ".join(decision.overruled) or row.device_id
                 message = f"{row.entity} was deleted while {others} edited it: the deletion stands, the edit is kept"
                 await self._announce(tenant_id, "sync-deletion", message, f"deleted {row.conflict_id}", row, "info")
+
+    async def _tell_again(self, tenant_id: str, stored: Stored) -> None:
+        """Whoever settled it may have died before that was told; told before, it is told once."""
+        if stored.outcome == "conflict":
+            message = f"{stored.entity}: two changed the same; a person decides"
+            await self._announce(tenant_id, "sync-conflict", message, f"open {stored.conflict_id}", stored, "warning")
+        elif stored.policy == "delete_wins":
+            message = f"{stored.entity} was deleted while others edited it: the deletion stands, the edit is kept"
+            await self._announce(tenant_id, "sync-deletion", message, f"deleted {stored.conflict_id}", stored, "info")
 
     async def _announce(self, tenant_id: str, topic: str, message: str, name: str, row: Any, severity: Any) -> None:
         detail = {

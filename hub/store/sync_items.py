@@ -6,13 +6,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
-from sqlalchemy import and_, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import and_, bindparam, delete, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hub.store.database import Database
 from hub.store.sync_tables import sync_conflicts, sync_items
 
 CHUNK: Final = 400
+_DONE: Final = frozenset({"applied", "resolved"})
 
 
 class Pushed(NamedTuple):
@@ -107,6 +109,11 @@ class SyncItems:
         self._database = database
         dialect: Any = sqlite if database.sqlite else postgresql
         self._add = dialect.insert(sync_items).on_conflict_do_nothing()
+        add = dialect.insert(sync_conflicts)
+        anew = {name: add.excluded[name] for name in Conflict._fields if name != "conflict_id"}
+        self._put = add.on_conflict_do_update(
+            index_elements=["conflict_id"], set_=anew | dict.fromkeys(("resolved_by", "choice", "resolution"))
+        )
 
     async def known(self, tenant_id: str, uuids: Collection[str]) -> dict[str, Stored]:
         """Those of these items that were written down."""
@@ -153,7 +160,8 @@ class SyncItems:
                 "payload": _text(one.payload),
                 "received_ms": received_ms,
             }
-            for one in items
+            # In one order, or two copies of a batch would wait for each other.
+            for one in sorted(items, key=lambda one: one.uuid)
         ]
         if rows:
             async with self._database.writing() as connection:
@@ -161,8 +169,36 @@ class SyncItems:
 
     async def settle(
         self, tenant_id: str, settlements: Sequence[Settlement], conflicts: Sequence[Conflict] = ()
+    ) -> dict[str, str]:
+        """Write down what became of items, and the conflicts they met, in one transaction.
+
+        What is written down stays: that an item has its event, whoever else looks at it, and that it waits for a
+        person, unless it has its event. The items of which this is so, and their outcomes.
+        """
+        if not settlements and not conflicts:
+            return {}
+        async with self._database.writing() as connection:
+            held: dict[str, str | None] = {}
+            for part in _parts(sorted(one.uuid for one in settlements)):
+                mine = and_(sync_items.c.tenant_id == tenant_id, sync_items.c.uuid.in_(part))
+                query = select(sync_items.c.uuid, sync_items.c.outcome).where(mine).order_by(sync_items.c.uuid)
+                held |= {row[0]: row[1] for row in await connection.execute(query.with_for_update())}
+            stand = {one.uuid: before for one in settlements if (before := _stays(held.get(one.uuid), one)) is not None}
+            news = [one for one in settlements if one.uuid not in stand]
+            await self._settle(connection, tenant_id, news, [one for one in conflicts if one.uuid not in stand])
+            for one in news:
+                if held.get(one.uuid) == "conflict":
+                    # Its event came from elsewhere: nobody is to decide any more.
+                    await connection.execute(_CLOSE, _closed(tenant_id, one))
+        return stand
+
+    async def _settle(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        settlements: Sequence[Settlement],
+        conflicts: Sequence[Conflict],
     ) -> None:
-        """Write down what became of items, and the conflicts they met, in one transaction."""
         changes = [
             {
                 **one._asdict(),
@@ -183,20 +219,26 @@ class SyncItems:
             }
             for one in conflicts
         ]
-        if not changes and not rows:
-            return
+        if changes:
+            await connection.execute(_SETTLE, changes)
+        if rows:
+            await connection.execute(self._put, rows)
+
+    async def reopen(self, tenant_id: str, uuids: Collection[str]) -> None:
+        """Items that were settled have no event: the log lost it. They are as if they had just been written down."""
+        nothing = Settlement("", "")._asdict() | {"outcome": None, "errors": None}
+        del nothing["uuid"]
         async with self._database.writing() as connection:
-            if changes:
-                await connection.execute(_SETTLE, changes)
-            if rows:
-                await connection.execute(insert(sync_conflicts), rows)
+            for part in _parts(sorted(uuids)):
+                lost = and_(sync_items.c.tenant_id == tenant_id, sync_items.c.uuid.in_(part))
+                await connection.execute(update(sync_items).where(lost, _HAS_EVENT).values(**nothing))
 
     async def prune(self, before_ms: int) -> int:
         """Remove what was received before then and is settled, its conflicts too; how many items.
 
         Their events are gone from the archive by then, and nothing is held against them any more.
         """
-        old = and_(sync_items.c.received_ms < before_ms, sync_items.c.outcome.in_(("applied", "resolved")))
+        old = and_(sync_items.c.received_ms < before_ms, sync_items.c.outcome.in_((*_DONE, "rejected")))
         oldest = select(sync_items.c.tenant_id, sync_items.c.uuid).where(old).limit(CHUNK)
         gone, total = CHUNK, 0
         while gone == CHUNK:
@@ -223,6 +265,31 @@ _SETTLE: Final = (
     .where(and_(sync_items.c.tenant_id == bindparam("t"), sync_items.c.uuid == bindparam("u")))
     .values({name: bindparam(name) for name in Settlement._fields if name != "uuid"})
 )
+_PLACE: Final[dict[str, Any]] = {name: bindparam(f"new_{name}") for name in ("winner", "revision", "cursor")}
+_HAS_EVENT: Final = sync_items.c.outcome.in_(tuple(_DONE))
+_CLOSE: Final = (
+    update(sync_conflicts)
+    .where(
+        and_(
+            sync_conflicts.c.tenant_id == bindparam("t"),
+            sync_conflicts.c.uuid == bindparam("u"),
+            sync_conflicts.c.state == "open",
+        )
+    )
+    # It was none from the beginning.
+    .values(state="resolved", resolved_ms=sync_conflicts.c.opened_ms, **_PLACE)
+)
+
+
+def _closed(tenant_id: str, one: Settlement) -> dict[str, Any]:
+    return {"t": tenant_id, "u": one.uuid} | {f"new_{name}": getattr(one, name) for name in _PLACE}
+
+
+def _stays(held: str | None, settlement: Settlement) -> str | None:
+    """The outcome that an item has already, if it keeps it."""
+    if held in _DONE or (held == "conflict" and settlement.outcome not in _DONE):
+        return held
+    return None
 
 
 def _stored(row: Any) -> Stored:

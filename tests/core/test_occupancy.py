@@ -43,12 +43,17 @@ def test_a_check_in_that_is_undone_frees_the_room() -> None:
 
 
 def test_stays_are_taken_up_from_their_states() -> None:
-    """At the beginning a stay is open that began and did not end, unless its booking is over."""
+    """At the beginning a stay may be open that did not end, unless its booking is over; its events say more."""
     stays = Occupancy()
     stays.begin("reservation:R1", IN, {"status": "checked_in"}, 3)
     stays.begin("reservation:R2", IN | {"actual_checkout_time": "2026-07-16T10:00:00+09:00"}, {}, 4)
     stays.begin("reservation:R3", IN, {"status": "checked_out"}, 5)
     stays.begin("reservation:R4", {"room_number": "301"}, {}, 6)
-    assert rooms(stays) == ["reservation:R1"]
+    assert rooms(stays) == ["reservation:R1", "reservation:R4"]
+    events = Occupancy()
+    events.add("checkin_checkout", "checked_in", "reservation:R1", IN, 2, "desk-1")
+    stays.replace("reservation:R1", events)
+    stays.replace("reservation:R4", events)
+    assert stays.of("301") == [("reservation:R1", "301", 2, "desk-1")]
     stays.add("checkin_checkout", "checked_in", "reservation:R5", IN, 9, "desk-2")
     assert rooms(stays) == ["reservation:R1", "reservation:R5"]

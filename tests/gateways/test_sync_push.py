@@ -83,6 +83,25 @@ async def test_what_was_published_before_a_crash_is_found(house: House) -> None:
     assert len(await desk.events()) == 1
 
 
+async def test_what_was_published_before_a_crash_waits_for_nobody(house: House) -> None:
+    """When others have gone on from events whose hub died, their items are taken as they are, and nobody decides."""
+    desk, other = Desk(house), Desk(house, "desk-2")
+    arrived = desk.item("CheckIn", "R1", ARRIVAL)
+    moved = desk.item("CheckIn", "R1", {"room_number": "302", "payment_status": "pending"}, "UPDATE", {"desk-1": 1})
+    with patch.object(house.hub.store.sync_items, "settle", side_effect=StoreUnavailable("away")):
+        first, second = await desk.push(arrived, moved)
+    await other.one("CheckIn", "R1", {"room_number": "303", "payment_status": "pending"}, "UPDATE", second["version"])
+    # Who has seen that the guest of R1 left the room gives it to another.
+    (given,) = await other.push(other.item("CheckIn", "R2", ARRIVAL), cursor=second["cursor"])
+    assert given["outcome"] == "applied"
+    results = await desk.push(arrived, moved)
+    assert [(one["outcome"], one["cursor"]) for one in results] == [
+        ("duplicate", first["cursor"]),
+        ("duplicate", second["cursor"]),
+    ]
+    assert len(await desk.events()) == 4
+
+
 async def test_nothing_is_taken_without_the_store(house: House) -> None:
     """While items cannot be written down the whole batch is to be sent again, and no event is made."""
     desk = Desk(house)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -109,3 +110,60 @@ async def test_what_is_old_and_settled_goes(database: Database) -> None:
     assert sorted(item.device_sequence for item in left.values()) == [2, 3, 4, 9]
     async with database.reading() as connection:
         assert await connection.scalar(select(func.count()).select_from(sync_conflicts)) == 1
+
+
+async def test_what_is_settled_stays(database: Database) -> None:
+    """Of two that settle an item the first one's word stands, but for a conflict of an item that has its event."""
+    items = SyncItems(database)
+    await items.write(TENANT, [pushed(number) for number in range(1, 5)], NOW)
+    done = Settlement(pushed(1).uuid, "resolved", {"adults"}, 7, "cursor", "merge", "both")
+    waits = [Settlement(pushed(number).uuid, "conflict") for number in (2, 3)]
+    assert await items.settle(TENANT, [done, *waits], [conflict(2), conflict(3)]) == {}
+    again = [
+        Settlement(pushed(1).uuid, "conflict"),
+        Settlement(pushed(2).uuid, "conflict"),
+        Settlement(pushed(3).uuid, "applied", (), 9, "place", winner="desk-1"),
+        Settlement(pushed(4).uuid, "retry"),
+    ]
+    stand = await items.settle(TENANT, again, [conflict(1), conflict(2)])
+    assert stand == {pushed(1).uuid: "resolved", pushed(2).uuid: "conflict"}
+    held = await items.known(TENANT, [pushed(number).uuid for number in range(1, 5)])
+    found = [held[pushed(number).uuid] for number in range(1, 5)]
+    assert [one.outcome for one in found] == ["resolved", "conflict", "applied", "retry"]
+    assert (found[0].policy, found[0].cursor, found[2].revision) == ("merge", "cursor", 9)
+    async with database.reading() as connection:
+        query = select(sync_conflicts.c.uuid, sync_conflicts.c.state, sync_conflicts.c.cursor)
+        rows = sorted(tuple(row) for row in await connection.execute(query))
+    assert rows == [(pushed(2).uuid, "open", None), (pushed(3).uuid, "resolved", "place")]
+
+
+async def test_copies_of_a_batch_are_settled_at_once(database: Database) -> None:
+    """In whatever order their items were done, neither copy fails, and each item has one conflict."""
+    items = SyncItems(database)
+    numbers = range(1, 201)
+    one = [pushed(number) for number in numbers]
+    await asyncio.gather(items.write(TENANT, one, NOW), items.write(TENANT, one[::-1], NOW))
+    settled = [Settlement(item.uuid, "conflict") for item in one]
+    met = [conflict(number) for number in numbers]
+    stands = await asyncio.gather(
+        items.settle(TENANT, settled, met), items.settle(TENANT, settled[::-1], met[::-1]), return_exceptions=False
+    )
+    assert sorted(map(len, stands)) == [0, 200]
+    async with database.reading() as connection:
+        assert await connection.scalar(select(func.count()).select_from(sync_conflicts)) == 200
+
+
+async def test_what_the_log_lost_is_as_it_was_written_down(database: Database) -> None:
+    """Only what was called done; a conflict it met then is met anew."""
+    items = SyncItems(database)
+    await items.write(TENANT, [pushed(1), pushed(2)], NOW)
+    lost = Settlement(pushed(1).uuid, "resolved", {"adults"}, 7, "cursor", "timestamp", "desk-1", "c", [{"path": "a"}])
+    await items.settle(TENANT, [lost, Settlement(pushed(2).uuid, "conflict")], [conflict(1, "resolved"), conflict(2)])
+    await items.reopen(TENANT, [pushed(1).uuid, pushed(2).uuid])
+    held = await items.known(TENANT, [pushed(1).uuid, pushed(2).uuid])
+    first = held[pushed(1).uuid]
+    assert (first.outcome, first.touched, first.revision, first.cursor, first.policy, first.winner) == (None,) * 6
+    assert (first.payload, held[pushed(2).uuid].outcome) == (pushed(1).payload, "conflict")
+    assert await items.settle(TENANT, [Settlement(pushed(1).uuid, "conflict")], [conflict(1)]) == {}
+    names = [pushed(1).entity, pushed(2).entity]
+    assert len(await items.held(TENANT, "desk-1", names)) == 2

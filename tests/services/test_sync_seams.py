@@ -1,0 +1,507 @@
+"""Pushes that meet each other, a hub that dies in between, or a log that was lost: every operation stays one event, and
+what is written down about it is what the log says."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from unittest.mock import patch
+from uuid import uuid4
+
+import orjson
+import pytest
+from conflict_house import ARRIVED, BOOKED, TENANT, ConflictHouse
+from feed_rig import Rig, claims
+from replay_desk import T0
+from sqlalchemy import func, select
+
+from hub.core.entry import Entry
+from hub.services.occupied_rooms import OccupiedRooms
+from hub.services.sync_records import SyncRecords
+from hub.services.sync_settling import SyncSettling
+from hub.services.syncer import Syncer
+from hub.store.database import StoreUnavailable
+from hub.store.sync_items import Stored
+from hub.store.sync_tables import sync_conflicts
+from schemas import strict_json
+from schemas.canonical import checksum
+from schemas.errors import Problem
+from schemas.sync import ItemResult, batch_crc32
+
+DESK = "desk-1"
+ROOM = {"room_id": "301", "room_number": "301", "room_type": "twin", "status": "vacant_clean"} | {
+    "availability_date": "2026-07-15"
+}
+
+
+class NoDevices:
+    """Nobody keeps an eye on the devices."""
+
+    async def pushed(self, *_: Any, **__: Any) -> bool:
+        """Nobody asked it."""
+        return False
+
+    async def system_of(self, *_: Any) -> str | None:
+        """Never seen."""
+        return None
+
+
+class Seams(ConflictHouse):
+    """Hubs over one log and one store, and desks that push to them."""
+
+    def __init__(self, rig: Rig) -> None:
+        super().__init__(rig)
+        self.now = T0
+        self.hub = self.hub_of()
+        self._numbers = itertools.count(1)
+
+    def hub_of(self) -> Syncer:
+        """What takes pushes at one hub."""
+        history, records = self.rig.history, SyncRecords(self.rig.history)
+        settling = SyncSettling(history, self.publisher, records, self.items, OccupiedRooms(history))
+        return Syncer(
+            history,
+            settling,
+            records,
+            self.items,
+            NoDevices(),
+            self.announcer,
+            self.rig.metrics,
+            zone=lambda _: UTC,
+            clock=lambda: datetime.fromtimestamp(self.now / 1000, UTC),
+        )
+
+    def item(
+        self,
+        model: str,
+        payload: Mapping[str, Any],
+        operation: str = "UPDATE",
+        base: Mapping[str, int] | None = None,
+        *,
+        of: str = "R1",
+        ago_s: int = 3600,
+        **more: Any,
+    ) -> dict[str, Any]:
+        """An operation at a desk."""
+        made = datetime.fromtimestamp(T0 / 1000 - ago_s, UTC).isoformat()
+        return {
+            "uuid": str(uuid4()),
+            "model": model,
+            "operation": operation,
+            "entity_id": of,
+            "payload": dict(payload),
+            "createdAt": made,
+            "device_sequence": next(self._numbers),
+            "base_version": dict(base or {}),
+            "checksum": checksum(dict(payload)),
+        } | more
+
+    async def push(
+        self, *items: dict[str, Any], hub: Syncer | None = None, device: str = DESK, **more: Any
+    ) -> list[ItemResult]:
+        """Send a batch."""
+        crc = batch_crc32([one["checksum"] for one in items])
+        body = {"device_id": device, "batch_crc32": crc, "items": list(items)} | more
+        parsed = strict_json.parse(orjson.dumps(body))
+        token = claims([TENANT], "hotel-pms", ("sync",))
+        return (await (hub or self.hub).push(token, parsed)).results
+
+    async def by(self, uuid: str) -> list[Entry]:
+        """The events of an item."""
+        return [entry for entry in await self.events() if entry.event_id == uuid]
+
+    async def row(self, item: Mapping[str, Any]) -> Stored:
+        """An item as it is written down."""
+        return (await self.items.known(TENANT, [item["uuid"]]))[item["uuid"]]
+
+    async def conflict_states(self) -> list[tuple[str, str]]:
+        """The conflicts: item and state."""
+        async with self.rig.store.database.reading() as connection:
+            found = await connection.execute(select(sync_conflicts.c.uuid, sync_conflicts.c.state))
+            return [(row[0], row[1]) for row in found]
+
+    async def notices(self, topic: str) -> int:
+        """How often people were told."""
+        return sum(entry.type == "system" and entry.event["data"]["topic"] == topic for entry in await self.events())
+
+    async def dies_after_publishing(self, *items: dict[str, Any], **more: Any) -> None:
+        """A push whose events are stored, and of which nothing else is written down."""
+        with (
+            patch.object(self.items, "settle", side_effect=asyncio.CancelledError),
+            pytest.raises(asyncio.CancelledError),
+        ):
+            await self.push(*items, **more)
+
+    async def project(self) -> None:
+        """Archive everything, and bring the states up with it."""
+        await self.archive()
+        while await self.rig.projector.round():
+            pass
+
+    def forget_receipts(self) -> None:
+        """As if so much time had passed that the log remembers no ids."""
+        self.rig.log._wall = lambda: 1e12
+
+
+@pytest.fixture
+async def seams(rig: Rig) -> AsyncIterator[Seams]:
+    """A log without events."""
+    made = Seams(rig)
+    wall = rig.log._wall
+    yield made
+    rig.log._wall = wall
+
+
+# -- dying in between -----------------------------------------------------------------------------------------------
+
+
+async def test_an_item_that_comes_after_the_log_forgot_its_id_is_no_second_event(seams: Seams) -> None:
+    """The hub died after the event was stored, and the desk came back weeks later: the archive knows the event."""
+    item = seams.item("Reservation", BOOKED, "CREATE")
+    await seams.dies_after_publishing(item)
+    await seams.archive()
+    seams.forget_receipts()
+    (again,) = await seams.push(item, hub=seams.hub_of())
+    assert again.outcome == "duplicate"
+    assert len(await seams.by(item["uuid"])) == 1
+    assert (await seams.row(item)).outcome == "applied"
+
+
+async def test_what_is_in_the_log_is_not_decided_again(seams: Seams) -> None:
+    """Others moved on after the hub died: nothing waits for a person that is done already."""
+    await seams.publish("reservation", "created", BOOKED)
+    item = seams.item("CheckIn", ARRIVED, "CREATE", {"hotel-pms": 1})
+    await seams.dies_after_publishing(item)
+    await seams.publish("checkin_checkout", "no_show", ARRIVED)
+    (again,) = await seams.push(item, hub=seams.hub_of())
+    assert again.outcome == "duplicate"
+    assert await seams.conflict_states() == []
+    assert (await seams.row(item)).outcome == "applied"
+
+
+async def test_a_room_that_was_given_away_after_the_hub_died_holds_nobody_back(seams: Seams) -> None:
+    """The guest's own check-in is in the log; that another one followed is not this item's conflict."""
+    await seams.publish("reservation", "created", BOOKED)
+    await seams.publish("reservation", "created", BOOKED | {"reservation_id": "R2"})
+    item = seams.item("CheckIn", ARRIVED, "CREATE", {"hotel-pms": 1})
+    await seams.dies_after_publishing(item)
+    await seams.publish("checkin_checkout", "checked_in", ARRIVED | {"reservation_id": "R2"})
+    (again,) = await seams.push(item, hub=seams.hub_of())
+    assert (again.outcome, await seams.conflict_states()) == ("duplicate", [])
+
+
+async def test_what_a_deletion_overruled_is_told_though_the_hub_died(seams: Seams) -> None:
+    """How the item was settled is told by the log, and written down when it comes again, with the notice."""
+    await seams.publish("reservation", "created", BOOKED)
+    await seams.publish("reservation", "updated", BOOKED | {"special_requests": "late"})
+    item = seams.item("Reservation", {}, "DELETE", {"hotel-pms": 1})
+    await seams.dies_after_publishing(item)
+    await seams.publish("reservation", "updated", BOOKED | {"special_requests": "very late"})
+    assert await seams.notices("sync-deletion") == 0
+    for _ in range(2):
+        (again,) = await seams.push(item, hub=seams.hub_of())
+        assert (again.outcome, again.policy, again.winner) == ("duplicate", "delete_wins", DESK)
+    row = await seams.row(item)
+    assert (row.outcome, row.policy, row.winner, row.revision) == ("resolved", "delete_wins", DESK, 3)
+    assert await seams.conflict_states() == [(item["uuid"], "resolved")]
+    assert await seams.notices("sync-deletion") == 1
+
+
+async def test_who_is_to_decide_is_told_though_the_hub_died(seams: Seams) -> None:
+    """The conflict was written down, and the hub died before it told anybody."""
+    await seams.publish("reservation", "created", BOOKED)
+    await seams.publish("checkin_checkout", "checked_in", ARRIVED)
+    item = seams.item("CheckIn", ARRIVED | {"room_number": "302"}, "CREATE", {"hotel-pms": 1})
+    with (
+        patch.object(seams.announcer, "announce", side_effect=asyncio.CancelledError),
+        pytest.raises(asyncio.CancelledError),
+    ):
+        await seams.push(item)
+    assert await seams.notices("sync-conflict") == 0
+    for _ in range(2):
+        assert [one.outcome for one in await seams.push(item)] == ["conflict"]
+    assert await seams.notices("sync-conflict") == 1
+
+
+# -- two at once ----------------------------------------------------------------------------------------------------
+
+
+def _together(calls: int) -> Callable[[Any], Any]:
+    """Makes a method wait until so many have come to it."""
+    barrier = asyncio.Barrier(calls)
+
+    def wrap(method: Any) -> Any:
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            found = await method(*args, **kwargs)
+            await barrier.wait()
+            return found
+
+        return wrapped
+
+    return wrap
+
+
+async def test_one_batch_twice_at_once_meets_one_conflict(seams: Seams) -> None:
+    """The line was slow and the desk sent again, to another hub: both answer the same, and all of it is kept."""
+    await seams.publish("reservation", "created", BOOKED)
+    await seams.publish("checkin_checkout", "checked_in", ARRIVED)
+    moved = seams.item("CheckIn", ARRIVED | {"room_number": "302"}, "CREATE", {"hotel-pms": 1})
+    booked = seams.item("Reservation", BOOKED | {"reservation_id": "R2"}, "CREATE", of="R2")
+    later = seams.item("Reservation", BOOKED | {"reservation_id": "R3"}, "CREATE", of="R3")
+    with patch.object(seams.items, "known", _together(2)(seams.items.known)):
+        first, second = await asyncio.gather(
+            seams.push(moved, booked), seams.push(later, moved, booked, hub=seams.hub_of())
+        )
+    assert (first[0].outcome, second[1].outcome) == ("conflict", "conflict")
+    assert first[0].conflict_id == second[1].conflict_id
+    assert sorted((first[1].outcome, second[2].outcome)) == ["applied", "duplicate"]
+    assert await seams.conflict_states() == [(moved["uuid"], "open")]
+    assert [(await seams.row(one)).outcome for one in (moved, booked, later)] == ["conflict", "applied", "applied"]
+    assert await seams.notices("sync-conflict") == 1
+
+
+async def test_who_comes_second_leaves_what_the_first_wrote_down(seams: Seams) -> None:
+    """A copy of a batch that finds the event there takes nothing away from how it was settled."""
+    await seams.publish("reservation", "created", BOOKED)
+    await seams.publish("reservation", "updated", BOOKED | {"guest_name": "Sato"})
+    item = seams.item("Reservation", {"special_requests": "late"}, base={"hotel-pms": 1})
+    with patch.object(seams.items, "known", _together(2)(seams.items.known)):
+        results = await asyncio.gather(seams.push(item), seams.push(item, hub=seams.hub_of()))
+    assert sorted(one.outcome for (one,) in results) == ["duplicate", "resolved"]
+    row = await seams.row(item)
+    assert (row.outcome, row.policy, row.touched) == ("resolved", "merge", frozenset({"special_requests"}))
+
+
+async def test_two_hubs_that_decide_otherwise(seams: Seams) -> None:
+    """One found the room empty and published; the other found it taken: the event in the log is what counts."""
+    await seams.publish("reservation", "created", BOOKED)
+    await seams.publish("reservation", "created", BOOKED | {"reservation_id": "R2"})
+    item = seams.item("CheckIn", ARRIVED, "CREATE", {"hotel-pms": 1})
+    looked, goes_on = asyncio.Event(), asyncio.Event()
+    slow = seams.hub_of()
+    submit = seams.publisher.submit
+
+    def held(*args: Any) -> Any:
+        async def later() -> Any:
+            looked.set()
+            await goes_on.wait()
+            return await submit(*args)
+
+        return later()
+
+    with patch.object(slow._settling._publisher, "submit", held):
+        first = asyncio.create_task(seams.push(item, hub=slow))
+        await looked.wait()
+    await seams.publish("checkin_checkout", "checked_in", ARRIVED | {"reservation_id": "R2"})
+    (waits,) = await seams.push(item)
+    assert waits.outcome == "conflict"
+    goes_on.set()
+    (done,) = await first
+    assert done.outcome == "applied"
+    assert (await seams.row(item)).outcome == "applied"
+    assert await seams.conflict_states() == [(item["uuid"], "resolved")]
+    assert [one.outcome for one in await seams.push(item)] == ["duplicate"]
+
+
+async def test_one_that_decides_late_what_is_done(seams: Seams) -> None:
+    """The item's event came and was written down while another hub held it for a conflict: it answers so."""
+    await seams.publish("reservation", "created", BOOKED)
+    await seams.publish("checkin_checkout", "checked_in", ARRIVED)
+    item = seams.item("CheckIn", ARRIVED | {"room_number": "302"}, "CREATE", {"hotel-pms": 1})
+    settle, decided, goes_on = seams.items.settle, asyncio.Event(), asyncio.Event()
+
+    async def late(*args: Any) -> Any:
+        decided.set()
+        await goes_on.wait()
+        return await settle(*args)
+
+    with patch.object(seams.items, "settle", late):
+        first = asyncio.create_task(seams.push(item))
+        await decided.wait()
+    # The desk has heard of the other check-in meanwhile.
+    token = claims([TENANT], "hotel-pms", ("publish:*",))
+    event = {"type": "checkin_checkout", "action": "checked_in", "event_id": item["uuid"], "device_id": DESK}
+    event |= {"created_offline": True, "data": ARRIVED | {"room_number": "302"}}
+    parsed = strict_json.parse(orjson.dumps(event))
+    await seams.publisher.submit(parsed, parsed.tree, token)
+    (done,) = await seams.push(item, hub=seams.hub_of())
+    assert done.outcome == "duplicate"
+    goes_on.set()
+    (answer,) = await first
+    assert (answer.outcome, answer.revision) == ("duplicate", 3)
+    assert (await seams.row(item)).outcome in ("applied", "resolved")
+    assert await seams.conflict_states() == []
+    assert await seams.notices("sync-conflict") == 0
+
+
+# -- one that fails -------------------------------------------------------------------------------------------------
+
+
+async def test_an_item_that_the_hub_fails_at_keeps_no_other(seams: Seams) -> None:
+    """It is to be sent again; what else is in its batch is settled and written down."""
+    bad = seams.item("Reservation", BOOKED, "CREATE")
+    good = seams.item("Reservation", BOOKED | {"reservation_id": "R2"}, "CREATE", of="R2")
+    decide = SyncSettling.decide
+
+    async def failing(self: SyncSettling, tenant_id: str, intent: Any, known: Any) -> Any:
+        if intent.uuid == bad["uuid"]:
+            raise ValueError("a defect")
+        return await decide(self, tenant_id, intent, known)
+
+    with patch.object(SyncSettling, "decide", failing):
+        refused, taken = await seams.push(bad, good)
+    assert (refused.outcome, taken.outcome) == ("retry", "applied")
+    assert ((await seams.row(good)).outcome, (await seams.row(bad)).outcome) == ("applied", "retry")
+
+
+async def test_nothing_overtakes_an_item_that_could_not_be_read(seams: Seams) -> None:
+    """What a desk did on top of an operation that is refused waits for it; other entities go on."""
+    broken = seams.item("Reservation", BOOKED, "CREATE", checksum="0" * 64)
+    on_top = seams.item("Reservation", BOOKED | {"guest_name": "Sato"}, "CREATE")
+    other = seams.item("Reservation", BOOKED | {"reservation_id": "R2"}, "CREATE", of="R2")
+    results = await seams.push(broken, on_top, other)
+    assert [one.outcome for one in results] == ["rejected", "retry", "applied"]
+    assert results[1].errors is not None
+    assert results[1].errors[0].path == "conflict"
+
+
+async def test_nothing_is_taken_with_a_cursor_that_is_none(seams: Seams) -> None:
+    """It is refused before anything is written down."""
+    item = seams.item("Reservation", BOOKED, "CREATE")
+    with pytest.raises(Problem) as caught:
+        await seams.push(item, cursor="nonsense")
+    assert caught.value.code == "invalid_cursor"
+    assert await seams.items.known(TENANT, [item["uuid"]]) == {}
+
+
+async def test_a_clock_that_is_set_between_two_comings_changes_nothing(seams: Seams) -> None:
+    """An item that comes again was made when its first coming said, by which others may be decided already."""
+    item = seams.item("RoomStatus", ROOM, "CREATE", of="301")
+    with patch.object(seams.publisher, "submit", side_effect=StoreUnavailable("away")):
+        assert (await seams.push(item))[0].outcome == "retry"
+    before = await seams.row(item)
+    await seams.push(item, sent_at=datetime.fromtimestamp(T0 / 1000 + 900, UTC).isoformat())
+    (entry,) = await seams.by(item["uuid"])
+    assert datetime.fromisoformat(entry.event["occurred_at"]).timestamp() * 1000 == before.created_ms
+
+
+# -- what was seen --------------------------------------------------------------------------------------------------
+
+
+async def test_a_desk_knows_what_it_did_itself(seams: Seams) -> None:
+    """Though its clock was set back in between: what another one does next brings no older value back."""
+    await seams.publish("room", "status_changed", ROOM)
+    seen = {"hotel-pms": 1}
+    noon = seams.item("RoomStatus", {"maintenance_notes": "noon"}, of="301", base=seen, ago_s=100)
+    again = seams.item("RoomStatus", {"maintenance_notes": "eleven"}, of="301", base=seen, ago_s=3700)
+    results = await seams.push(noon, again)
+    assert [one.outcome for one in results] == ["applied", "applied"]
+    other = seams.item("RoomStatus", {"maintenance_notes": "early"}, of="301", base=seen, ago_s=7200)
+    (settled,) = await seams.push(other, device="desk-2")
+    assert (settled.outcome, settled.policy) == ("resolved", "timestamp")
+    assert (await seams.state("room", "room:301"))["maintenance_notes"] == "eleven"
+
+
+async def test_a_movement_stays_in_the_folios_currency(seams: Seams) -> None:
+    """A charge that names no currency is one in that of its folio, not in the property's."""
+    await seams.publish("billing", "charged", {"folio_id": "F1", "amount": 10, "currency": "USD", "balance": 10})
+    item = seams.item("Billing", {"amount": 5, "balance": 15}, "CREATE", {"hotel-pms": 1}, of="F1")
+    await seams.push(item)
+    (entry,) = await seams.by(item["uuid"])
+    assert entry.event["data"]["currency"] == "USD"
+
+
+# -- a log that was lost --------------------------------------------------------------------------------------------
+
+
+async def test_what_is_remembered_is_of_this_history(seams: Seams) -> None:
+    """A log that lost its last events and had others since has the same revisions, and another state."""
+    await seams.publish("room", "status_changed", ROOM)
+    records = SyncRecords(seams.rig.history)
+    assert (await records.load(TENANT, ["room:301"]))["room:301"].data("room") is not None
+    partition = seams.rig.log.partition(TENANT)
+    keys = seams.rig.log.keys
+    await seams.rig.log.source.client.delete(
+        keys.events(partition), keys.sequences(partition), keys.revisions(partition)
+    )
+    await seams.rig.log.source.client.incr(keys.epoch(partition))
+    await seams.rig.reopen()
+    await seams.publish("room", "status_changed", ROOM | {"status": "vacant_dirty"})
+    known = (await records.load(TENANT, ["room:301"]))["room:301"]
+    assert (known.data("room") or {})["status"] == "vacant_dirty"
+
+
+async def test_an_operation_that_the_log_lost_is_done_when_it_comes_again(seams: Seams) -> None:
+    """It was called done, and the log lost it before it was archived: the desk that sends it again is believed."""
+    item = seams.item("Reservation", BOOKED, "CREATE")
+    assert (await seams.push(item))[0].outcome == "applied"
+    partition, keys = seams.rig.log.partition(TENANT), seams.rig.log.keys
+    await seams.rig.log.source.client.delete(
+        keys.events(partition),
+        keys.sequences(partition),
+        keys.revisions(partition),
+        seams.rig.log.receipts_key(partition)[0],
+    )
+    await seams.rig.log.source.client.incr(keys.epoch(partition))
+    await seams.rig.reopen()
+    (again,) = await seams.push(item)
+    assert again.outcome == "applied"
+    assert len(await seams.by(item["uuid"])) == 1
+    row = await seams.row(item)
+    assert (row.outcome, row.cursor) == ("applied", again.cursor)
+    assert (await seams.push(item))[0].outcome == "duplicate"
+
+
+async def test_rooms_that_could_not_be_read_whole_are_read_anew(seams: Seams) -> None:
+    """Who left while the store was away is not in the room when it is back."""
+    for number in ("R1", "R2"):
+        await seams.publish("reservation", "created", BOOKED | {"reservation_id": number})
+        await seams.publish("checkin_checkout", "checked_in", ARRIVED | {"reservation_id": number})
+    await seams.project()
+    rooms = OccupiedRooms(seams.rig.history)
+    pages = iter([seams.rig.store.entities.page] * 2)
+
+    async def fails(*args: Any, **kwargs: Any) -> Any:
+        if (page := next(pages, None)) is None:
+            raise StoreUnavailable("away")
+        return await page(*args, **kwargs)
+
+    with (
+        patch.object(seams.rig.store.entities, "page", fails),
+        patch("hub.services.occupied_rooms.CHUNK", 1),
+        pytest.raises(StoreUnavailable),
+    ):
+        await rooms.of(TENANT, "301")
+    left = {"actual_checkout_time": "2026-07-15T10:00:00+09:00"}
+    await seams.publish("checkin_checkout", "checked_out", ARRIVED | left)
+    await seams.project()
+    assert [stay.reservation for stay in await rooms.of(TENANT, "301")] == ["reservation:R2"]
+
+
+async def test_a_hub_that_begins_anew_knows_who_is_in_a_room(seams: Seams) -> None:
+    """Who left without a word of when is not there, and who came is, with the desk that checked them in."""
+    for number, room in (("R1", "301"), ("R2", "302"), ("R3", "303")):
+        await seams.publish("reservation", "created", BOOKED | {"reservation_id": number})
+        item = seams.item("CheckIn", ARRIVED | {"reservation_id": number, "room_number": room}, "CREATE", of=number)
+        assert (await seams.push(item))[0].outcome in ("applied", "resolved")
+    await seams.publish("checkin_checkout", "checked_out", ARRIVED)
+    await seams.publish("checkin_checkout", "no_show", ARRIVED | {"reservation_id": "R3", "room_number": "303"})
+    await seams.project()
+    rooms = OccupiedRooms(seams.rig.history)
+    assert [await rooms.of(TENANT, "301"), await rooms.of(TENANT, "303")] == [[], []]
+    assert await rooms.of(TENANT, "302") == [("reservation:R2", "302", 4, DESK)]
+
+
+async def test_counts_of_conflicts_are_of_one_each(seams: Seams) -> None:
+    """However many hubs decide an item at once, it is one conflict."""
+    await seams.publish("reservation", "created", BOOKED)
+    await seams.publish("checkin_checkout", "checked_in", ARRIVED)
+    item = seams.item("CheckIn", ARRIVED | {"room_number": "302"}, "CREATE", {"hotel-pms": 1})
+    with patch.object(seams.items, "known", _together(2)(seams.items.known)):
+        await asyncio.gather(seams.push(item), seams.push(item, hub=seams.hub_of()))
+    assert seams.counted("open") == 1
+    async with seams.rig.store.database.reading() as connection:
+        assert await connection.scalar(select(func.count()).select_from(sync_conflicts)) == 1
