@@ -330,8 +330,8 @@ def _apart_only(decision: Decision, problem: Problem) -> str | None:
 def _balanced(fields: dict[str, Any], action: str, known: Known) -> dict[str, Any]:
     """A folio's balance is what its movements come to.
 
-    What a desk says of it lacks what others moved meanwhile. It may lack what the desk has seen, too: while a movement of
-    its own is on its way or waits for a person, the desk shows the balance that this one said.
+    What a desk says of it lacks what others moved meanwhile. It may lack what the desk has seen, too: while a movement
+    of its own is on its way or waits for a person, the desk shows the balance that this one said.
     """
     held, amount = (known.data("billing") or {}).get("balance"), fields.get("amount")
     if fields.get("balance") is None or held is None or amount is None or action == "refunded":
