@@ -1,0 +1,88 @@
+"""Who comes and goes on a day, and the day's figures."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from desk_rig import DeskRig, reservation
+
+from consumers.offline.database import LocalDatabase
+from consumers.offline.house import Figures, HouseDay, Kind, report, wanted
+from consumers.offline.room_service import set_room
+
+TOKYO = HouseDay(ZoneInfo("Asia/Tokyo"), 5)
+DAY = date(2026, 7, 15)
+
+
+def stay(arrived: str | None = None, left: str | None = None, extras: float = 0) -> dict[str, Any]:
+    said = {"actual_checkin_time": arrived, "actual_checkout_time": left, "additional_charges": extras}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def test_the_business_day_turns_at_its_hour_on_the_propertys_clock() -> None:
+    """A guest who comes at two in the night comes on the day before."""
+    assert TOKYO.day_of(datetime(2026, 7, 15, 17, 30, tzinfo=UTC)) == DAY
+    assert TOKYO.day_of(datetime(2026, 7, 15, 20, 30, tzinfo=UTC)) == date(2026, 7, 16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "listed"),
+    [
+        ("arrivals", {"status": "confirmed", "checkin_date": "2026-07-15"}, True),
+        ("arrivals", {"status": "tentative", "checkin_date": "2026-07-14"}, True),
+        ("arrivals", {"status": "confirmed", "checkin_date": "2026-07-16"}, False),
+        ("arrivals", {"status": "checked_in", "checkin_date": "2026-07-15"}, False),
+        ("in-house", {"status": "checked_in"}, True),
+        ("in-house", {"status": "checked_out"}, False),
+        ("departures", {"status": "checked_in", "checkout_date": "2026-07-15"}, True),
+        ("departures", {"status": "checked_in", "checkout_date": "2026-07-16"}, False),
+        ("departures", {"status": "checked_out", "checkout_date": "2026-07-15"}, False),
+        ("all", {"status": "cancelled"}, True),
+    ],
+)
+def test_a_reservation_is_in_the_lists_of_its_day(kind: Kind, said: dict[str, Any], listed: bool) -> None:
+    """Those who are overdue are not forgotten."""
+    assert wanted(reservation(**said), kind, DAY) is listed
+
+
+def test_the_days_figures_leave_out_what_was_undone_or_is_of_another_day() -> None:
+    """Arrivals, departures, and the bills of who left."""
+    figures = Figures(DAY, TOKYO)
+    today, before = "2026-07-15T15:00:00+09:00", "2026-07-14T15:00:00+09:00"
+    figures.add_reservation(reservation("R1", status="checked_in"), stay(today))
+    figures.add_reservation(reservation("R2", status="checked_out", total_amount=0.1), stay(before, today, 0.2))
+    figures.add_reservation(reservation("R3", status="confirmed"), stay(today))
+    figures.add_reservation(reservation("R4", status="checked_in"), stay(before, today))
+    figures.add_reservation(reservation("R5", status="checked_out"), stay(before, before))
+    figures.add_reservation(reservation("R6", status="no_show"), None)
+    figures.add_room({"status": "occupied"})
+    figures.add_room({"status": "vacant_dirty"})
+
+    assert (figures.arrivals, figures.departures, figures.no_shows, figures.in_house) == (1, 1, 1, 2)
+    assert (figures.rooms, figures.occupied, figures.revenue) == (2, 1, Decimal("0.3"))
+
+
+def test_a_report_is_submitted_once_and_corrected_after_that(rig: DeskRig, local: LocalDatabase) -> None:
+    """What the person knows better goes before what the desk adds up."""
+    figures = Figures(DAY, TOKYO, departures=2, rooms_revenue=Decimal(30000))
+    first = report(figures, None, by="佐藤", currency="JPY", corrections={"cash_difference": -100, "notes": None})
+    local.operate(first.changes, operator="佐藤", operation=first.operation, role="front_desk")
+    held = local.record("daily_report", "daily_report:2026-07-15")
+    assert held is not None
+    assert (held.data["total_revenue"], held.data["departures"], held.data["cash_difference"]) == (30000, 2, -100)
+
+    second = report(figures, held.data, by="佐藤", currency="JPY", corrections={"total_revenue": 29000})
+    [change] = second.changes
+    assert (change.operation, change.payload["total_revenue"]) == ("UPDATE", 29000)
+    local.operate(second.changes, operator="佐藤", operation=second.operation, role="front_desk")
+
+
+def test_a_room_of_another_id_is_changed_by_its_own() -> None:
+    """Rooms came from other systems with ids of theirs."""
+    room = {"room_id": "X9", "room_number": "301", "status": "vacant_clean"}
+    [change] = set_room("301", room, {"status": "cleaning"}, today=DAY).changes
+    assert change.entity_id == "X9"
