@@ -17,6 +17,7 @@ which room a guest sleeps in) is a person's to decide.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
@@ -86,6 +87,8 @@ class Write(NamedTuple):
     deletes: bool = False
     touched: frozenset[str] | None = None
     """Which of `said` were news to its maker; None: those that differ from what it had seen."""
+    undoes: bool = False
+    """Whether it takes back what happened to the guest: a check-in, a check-out, a no-show."""
 
 
 class Contest(NamedTuple):
@@ -128,7 +131,10 @@ class _Held(NamedTuple):
     dot: tuple[str, int]
     key: Key
     value: Any
-    saw_all: bool
+
+
+def _number(held: _Held) -> int:
+    return held.dot[1]
 
 
 @dataclass(slots=True)
@@ -136,7 +142,8 @@ class _Registers:
     """All writes to an entity, by (type, field), in the hub's order."""
 
     offsets: Mapping[str, int]
-    held: dict[tuple[str, str], list[_Held]] = field(default_factory=dict)
+    held: dict[tuple[str, str], dict[str, list[_Held]]] = field(default_factory=dict)
+    """By who made them, too: everybody has seen their own, so each one's keys grow."""
     winners: dict[tuple[str, str], _Held] = field(default_factory=dict)
     counts: Vector = field(default_factory=dict)
 
@@ -148,13 +155,10 @@ class _Registers:
         if base is None:
             return self.winners.get(place)
         found: _Held | None = None
-        for one in reversed(self.held.get(place, ())):
-            if base.get(one.dot[0], 0) >= one.dot[1]:
-                if found is None or one.key > found.key:
-                    found = one
-                if one.saw_all:
-                    # Its key lies above those of all before it.
-                    break
+        for actor, writes in self.held.get(place, {}).items():
+            count = bisect_right(writes, base.get(actor, 0), key=_number)
+            if count and (found is None or writes[count - 1].key > found.key):
+                found = writes[count - 1]
         return found
 
     def touched(self, write: Write) -> frozenset[str]:
@@ -187,15 +191,14 @@ class _Registers:
             # What it did itself, it had seen, whatever it says.
             own = max(write.base.get(write.actor, 0), self.counts.get(write.actor, 0))
             write = write._replace(base={**write.base, write.actor: own})
-        saw_all = write.base is None or all(write.base.get(name, 0) >= n for name, n in self.counts.items())
         dot = (write.actor, self.counts.get(write.actor, 0) + 1)
         additive = _additive(write.type)
         for name, value in self.news(write, self.touched(write)).items():
             if name in additive:
                 continue
             place = (write.type, name)
-            one = _Held(dot, self.key(write, name, self.seen(place, write.base)), value, saw_all)
-            self.held.setdefault(place, []).append(one)
+            one = _Held(dot, self.key(write, name, self.seen(place, write.base)), value)
+            self.held.setdefault(place, {}).setdefault(write.actor, []).append(one)
             holder = self.winners.get(place)
             if holder is None or one.key > holder.key:
                 self.winners[place] = one
@@ -345,10 +348,16 @@ def _movement(
 
 
 def _across(item: Write, unseen: Iterable[Write]) -> str | None:
-    """What must not happen to one entity beside each other, though different fields tell of it."""
+    """What must not happen to one entity beside each other, in any order, though different fields tell of it."""
     for write in unseen:
-        if item.type == "checkin_checkout" and write.deletes and write.type == "reservation":
-            return "the reservation was cancelled meanwhile"
+        if item.type == "checkin_checkout" and write.type == "reservation":
+            if write.deletes:
+                return "the reservation was cancelled meanwhile"
+            if write.undoes:
+                return "what happened to the guest before was undone meanwhile"
+        if item.type == "reservation" and write.type == "checkin_checkout" and (item.deletes or item.undoes):
+            here = "it is cancelled" if item.deletes else "what happened before is undone"
+            return f"the guest was {write.action.replace('_', ' ')} elsewhere, {here} here"
         if item.type == "checkin_checkout" and write.type == item.type:
             pair = {item.action, write.action}
             if pair == {"checked_in", "no_show"} or pair == {"checked_out", "no_show"}:

@@ -17,6 +17,7 @@ States = Mapping[str, Mapping[str, Any]]
 _STAY_ACTIONS: Final = {"CheckIn": "checked_in", "CheckOut": "checked_out", "NoShow": "no_show"}
 _UNDONE: Final = {"CheckIn": "confirmed", "CheckOut": "checked_in", "NoShow": "confirmed"}
 """The status a reservation goes back to when one of these is undone."""
+_STAYED: Final = frozenset({"checked_in", "checked_out", "no_show"})
 _CREATED: Final = {
     "Reservation": "created",
     "Customer": "created",
@@ -95,16 +96,21 @@ def said(
             # What is not whole cannot be brought to a newer version.
             raise invalid_event([FieldError(one.path.replace("data", "payload", 1), one.message) for one in errors])
         data = registry.upcast(kind, version, data)
-    if operation == "DELETE" and model in _UNDONE:
+    if undoes(model, operation):
         return {name: entity_id, "status": _UNDONE[model]}
     if operation == "DELETE" and model in _DELETED:
         data |= DELETIONS[kind.name, _DELETED[model]]
     return data
 
 
+def undoes(model: str, operation: str) -> bool:
+    """Whether an item takes back a check-in, a check-out or a no-show: nothing is deleted by that."""
+    return operation == "DELETE" and model in _UNDONE
+
+
 def type_of(model: str, operation: str) -> str:
     """The type of an item's event: undoing a check-in is an edit of its reservation."""
-    return "reservation" if operation == "DELETE" and model in _UNDONE else TYPES[model]
+    return "reservation" if undoes(model, operation) else TYPES[model]
 
 
 def action_of(
@@ -182,9 +188,11 @@ def event_of(
         fields = {**fields, **DELETIONS[type, named]}
     elif deleted is False and (type, named) in DELETIONS and operation == "DELETE":
         named = _UPDATED[model]
-    if model in _UNDONE and operation == "DELETE":
-        fields = {"status": fields.get("status", _UNDONE[model])}
     state = states.get(type, {})
+    if undoes(model, operation):
+        fields = {"status": fields.get("status", _UNDONE[model])}
+        if state and not states.get(TYPES[model]) and state.get("status") not in _STAYED:
+            raise invalid_event([FieldError("entity_id", f"{entity} has no {model} that could be undone")])
     if operation == "DELETE" and not state and not _fits(kind, fields, entity_id):
         raise invalid_event([FieldError("entity_id", f"nothing is known of {entity}; there is nothing to delete")])
     data = _completed(kind, named, entity_id, fields, states, touched)

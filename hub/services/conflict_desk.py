@@ -49,6 +49,8 @@ from schemas.types import HUB
 MAX_PAGE: Final = 500
 ATTEMPTS: Final = 10
 """How often an entity may have moved on while its conflict is resolved."""
+_AGAIN: Final = {("reservation", "created"): "updated", ("order", "placed"): "changed"}
+"""What begins is not said twice: those who count bookings and orders would count two."""
 _PLACE: Final = re.compile(r"c([0-9]{1,15})-([0-9a-f-]{36})")
 
 log = structlog.get_logger("hub.conflicts")
@@ -328,7 +330,7 @@ class ConflictDesk:
             message = f"the last event of {conflict.entity} is no longer kept; take incoming, or edit it"
             raise _wrong("choice", message)
         data = {name: value for name, value in held.data.items() if name not in ("updated_by_system", "synced_at")}
-        return Planned(type, actions[-1], data)
+        return Planned(type, _AGAIN.get((type, actions[-1]), actions[-1]), data)
 
     def _now_ms(self) -> int:
         return int(self._wall() * 1000)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Final, Literal, Protocol
 
 from hub.security.tokens import Claims
 from hub.services.history import History
+from hub.services.sync_asker import device_of, tenant_of
 from hub.services.sync_digest import MAX_BUCKETS, SyncDigests
 from hub.services.sync_pull import SyncPull
 from hub.services.sync_snapshot import Asked, SyncSnapshots
@@ -44,6 +46,10 @@ class Devices(Protocol):
         """Keep how a device's comparison ended. Raises `StoreUnavailable`."""
         ...
 
+    async def system_of(self, tenant_id: str, device_id: str) -> str | None:
+        """Whose a device is; None for one that never pushed. Raises `StoreUnavailable`."""
+        ...
+
 
 class SyncReading:
     """Every method needs the scope `sync` and the whole view, and raises `Problem`: `forbidden` without."""
@@ -66,7 +72,7 @@ class SyncReading:
         Raises:
             Problem: `forbidden`, `invalid_request`; as `SyncPull.page`.
         """
-        tenant_id, device = _asking(claims, tenant, device_id)
+        tenant_id, device = await self._asking(claims, tenant, device_id)
         begun = self._now()
         page = await self._pull.page(claims.system, tenant_id, after, limit)
         if device is not None and page.gap is None:
@@ -89,7 +95,7 @@ class SyncReading:
         Raises:
             Problem: `forbidden`, `invalid_request`; as `SyncSnapshots.page`.
         """
-        tenant_id, device = _asking(claims, tenant, device_id)
+        tenant_id, device = await self._asking(claims, tenant, device_id)
         for type in types:
             if type not in TYPES:
                 raise _wrong("type", f"{type[:100]!r} is not held by devices; there are {', '.join(TYPES)}")
@@ -133,7 +139,7 @@ class SyncReading:
         Raises:
             Problem: `forbidden`, `invalid_request`; as `SyncDigests.digest`.
         """
-        tenant_id, _ = _asking(claims, tenant, None)
+        tenant_id, _ = await self._asking(claims, tenant, None)
         wanted = None if buckets is None else {_bucket(one) for one in buckets}
         if wanted is not None and len(wanted) > MAX_BUCKETS:
             raise _wrong("bucket", f"at most {MAX_BUCKETS} at once; ask for the others in another question")
@@ -145,7 +151,7 @@ class SyncReading:
         Raises:
             Problem: `forbidden`, `invalid_request`, `invalid_cursor`; `store_unavailable`: it was not kept.
         """
-        tenant_id, _ = _asking(claims, report.tenant_id, report.device_id)
+        tenant_id, _ = await self._asking(claims, report.tenant_id, report.device_id, "tenant_id")
         Cursor.decode(report.cursor, tenant_id)
         if report.equal and report.differing:
             raise _wrong("equal", "is true, and `differing` names states; say false where any differed")
@@ -155,18 +161,19 @@ class SyncReading:
             raise Problem("store_unavailable", "the report was not kept; send it again") from error
         return tenant_id
 
-
-def _asking(claims: Claims, tenant: str | None, device_id: str | None) -> tuple[str, str | None]:
-    """Whose states are asked for, and which device asks, if one does."""
-    claims.syncing()
-    if device_id is not None:
-        claims.require_device(device_id)
-    if tenant is not None:
-        claims.require_tenant(tenant)
-        return tenant, device_id or claims.device_id
-    if len(claims.tenants) != 1 or claims.all_tenants:
-        raise _wrong("tenant", "the token holds several tenants; name one")
-    return next(iter(claims.tenants)), device_id or claims.device_id
+    async def _asking(
+        self, claims: Claims, tenant: str | None, device_id: str | None, parameter: str = "tenant"
+    ) -> tuple[str, str | None]:
+        """Whose states are asked for, and which device asks, if one does: one of this system, as for a push."""
+        claims.syncing()
+        tenant_id, device = tenant_of(claims, tenant, parameter), device_of(claims, device_id)
+        if device is not None:
+            # What is in the log can be read without the store.
+            with suppress(StoreUnavailable):
+                owner = await self._devices.system_of(tenant_id, device)
+                if owner not in (None, claims.system):
+                    raise Problem("forbidden", f"device_id: {device} is a device of {owner}; use another id")
+        return tenant_id, device
 
 
 def _bucket(text: str) -> int:

@@ -145,6 +145,7 @@ class SyncSettling:
             intent.said,
             base,
             deletes=self._deletes(intent, known),
+            undoes=sync_models.undoes(intent.item.model, intent.item.operation),
         )
         if includes(base, known.version):
             return conflicts.simple(write, known.data(write.type))
@@ -299,6 +300,7 @@ def _write(entry: Entry, item: Stored | None) -> Write:
         return Write(
             name, system, entry.type, entry.action, entry.timestamp_ms, entry.event_id, event["data"], None, deletes
         )
+    undoes = sync_models.undoes(item.model, item.operation)
     return Write(
         name,
         system,
@@ -309,10 +311,11 @@ def _write(entry: Entry, item: Stored | None) -> Write:
         item.payload,
         item.base_version,
         # As it was meant: an edit that met a deletion went out as that deletion again.
-        item.operation == "DELETE"
+        (item.operation == "DELETE" and not undoes)
         or (item.type, item.action) in sync_models.DELETIONS
         or (deletes and item.payload.get("status") == "cancelled"),
         item.touched,
+        undoes,
     )
 
 

@@ -23,6 +23,7 @@ from hub.log.topology import RedisError
 from hub.security.tokens import Claims
 from hub.services.announcer import Announcer
 from hub.services.history import History
+from hub.services.sync_asker import device_of, tenant_of
 from hub.services.sync_intake import Intent, about, intent_of, rejected, request_of, skew_of
 from hub.services.sync_records import Known, SyncRecords
 from hub.services.sync_settling import Settled, SyncSettling, failed, waiting
@@ -116,7 +117,7 @@ class Syncer:
         now = self._clock()
         request = request_of(parsed)
         claims = claims.syncing()
-        claims.require_device(request.device_id)
+        device_of(claims, request.device_id)
         tenant_id = tenant_of(claims, request.tenant_id)
         try:
             owner = await self._devices.system_of(tenant_id, request.device_id)
@@ -430,21 +431,6 @@ class Syncer:
             log.warning("skew_not_announced", device=device_id, error=str(problem))
 
 
-def tenant_of(claims: Claims, named: str | None) -> str:
-    """The tenant that a device works for.
-
-    Raises:
-        Problem: `forbidden`; the token holds several and none is named.
-    """
-    if named is not None:
-        claims.require_tenant(named)
-        return named
-    if len(claims.tenants) == 1 and not claims.all_tenants:
-        return next(iter(claims.tenants))
-    said = "the token holds several tenants; name one"
-    raise Problem("invalid_request", f"tenant_id: {said}", [FieldError("tenant_id", said)])
-
-
 def _same(stored: Stored, intent: Intent) -> bool:
     """Whether an item that was written down is this one."""
     pushed = intent.pushed
@@ -489,4 +475,4 @@ def _text(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-__all__ = ["Settlement", "Syncer", "tenant_of"]
+__all__ = ["Settlement", "Syncer"]

@@ -28,9 +28,10 @@ def write(
     system: str = "hotel-pms",
     id: str = "",
     deletes: bool = False,
+    undoes: bool = False,
 ) -> Write:
     """One operation."""
-    return Write(actor, system, type, action, at, id or f"{actor}{at}", said, base, deletes)
+    return Write(actor, system, type, action, at, id or f"{actor}{at}", said, base, deletes, undoes=undoes)
 
 
 class House:
@@ -205,6 +206,20 @@ def test_a_guest_who_arrives_though_the_booking_was_cancelled_is_a_persons_to_de
     stay = {"room_number": "301", "payment_status": "pending"}
     decision = house.take(write("desk-1", stay, {"hotel-pms": 1}, type="checkin_checkout", action="checked_in"))
     assert (decision.outcome, decision.reason) == ("conflict", "the reservation was cancelled meanwhile")
+
+
+@pytest.mark.parametrize("kept", ["cancelled", "undone"])
+@pytest.mark.parametrize("first", ["stay", "booking"])
+def test_what_happened_to_the_guest_and_what_takes_it_back_meet_at_a_person(kept: str, first: str) -> None:
+    """A guest who leaves at one desk, and whose booking is cancelled or check-in undone at another: in any order."""
+    house = House(CREATED)
+    left = write("desk-1", {"room_number": "301"}, {"hotel-pms": 1}, type="checkin_checkout", action="checked_out")
+    taken = {"deletes": True} if kept == "cancelled" else {"undoes": True}
+    status = "cancelled" if kept == "cancelled" else "confirmed"
+    back = write("desk-2", {"status": status}, {"hotel-pms": 1}, **taken)
+    earlier, later = (left, back) if first == "stay" else (back, left)
+    assert house.take(earlier).outcome == "applied"
+    assert house.take(later).outcome == "conflict"
 
 
 # -- whatever the order of arrival ------------------------------------------------------------------------------------

@@ -61,7 +61,6 @@ def plan(model: str, operation: str, payload: dict[str, Any], action: str | None
         ("CheckIn", "CREATE", {"payment_status": "pending"}, "checked_in"),
         ("CheckOut", "CREATE", {"payment_status": "completed", "room_number": "301"}, "checked_out"),
         ("NoShow", "CREATE", {"payment_status": "failed"}, "no_show"),
-        ("CheckIn", "DELETE", {}, "updated"),
         ("RoomStatus", "UPDATE", {"status": "cleaning"}, "status_changed"),
         ("RoomStatus", "UPDATE", {"maintenance_notes": "tap"}, "maintenance_updated"),
         ("RoomStatus", "UPDATE", {"base_price": 9}, "price_updated"),
@@ -84,6 +83,16 @@ def test_operations_have_their_events(model: str, operation: str, payload: dict[
     assert (planned.type, planned.action) == (type_of(model, operation), action)
     kind = EVENT_TYPES[planned.type]
     assert registry.validate_data(kind, kind.newest, planned.data) == []
+
+
+def test_what_happened_to_a_guest_is_undone_once_it_has() -> None:
+    """An undone check-in is an edit of its reservation; of a guest whom nothing happened to, nothing is undone."""
+    told = said("CheckIn", "DELETE", "1", {}, None)
+    stay = {"checkin_checkout": {"reservation_id": "1", "room_number": "301", "payment_status": "pending"}}
+    planned = event_of("CheckIn", "DELETE", None, "reservation:1", told, STATES | stay)
+    assert (planned.type, planned.action, planned.data["status"]) == ("reservation", "updated", "confirmed")
+    with pytest.raises(Problem, match="no CheckIn that could be undone"):
+        plan("CheckIn", "DELETE", {})
 
 
 def test_a_named_action_goes_before_the_derived_one() -> None:

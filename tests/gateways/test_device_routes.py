@@ -240,7 +240,7 @@ async def test_an_item_that_was_decided_against_is_over_for_its_device(house: Pr
     [again] = await second.push(item)
     assert again["outcome"] == "duplicate"
     events = [one for one in await second.events() if one["entity"] == "reservation:R2"]
-    assert [(one["type"], one["action"]) for one in events] == [("reservation", "created")] * 2
+    assert [(one["type"], one["action"]) for one in events] == [("reservation", "created"), ("reservation", "updated")]
 
 
 async def test_two_people_at_once(house: Property) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ from desk import BOOKING, CREATED, Desk, Property
 from house import House
 
 from hub.app import Hub
+from hub.services.syncer import MAX_PUSHES
 from hub.settings import load
 from hub.store.database import StoreUnavailable
 from schemas.canonical import checksum
@@ -100,6 +102,35 @@ async def test_what_was_published_before_a_crash_waits_for_nobody(house: House) 
         ("duplicate", second["cursor"]),
     ]
     assert len(await desk.events()) == 4
+
+
+async def test_pushes_of_one_device_come_one_after_another(house: House) -> None:
+    """What comes again while it is still at work waits for that, and does not have the hub do it twice at once; what is
+    more than a few is refused for now."""
+    desk = Desk(house)
+    body = desk.batch(desk.item("Reservation", "R1", BOOKING))
+    items = house.hub.store.sync_items
+    write, begun, gate = items.write, asyncio.Event(), asyncio.Event()
+    at_work: list[int] = [0]
+
+    async def writing(*args: Any) -> None:
+        at_work.append(at_work[-1] + 1)
+        begun.set()
+        await gate.wait()
+        await write(*args)
+        at_work.append(at_work[-1] - 1)
+
+    with patch.object(items, "write", writing):
+        pushes = [asyncio.create_task(desk.send(body)) for _ in range(MAX_PUSHES + 1)]
+        (refused,), waiting = await asyncio.wait(pushes, return_when=asyncio.FIRST_COMPLETED)
+        response = refused.result()
+        assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+        await begun.wait()
+        gate.set()
+        answers = [response.json() for response in await asyncio.gather(*waiting)]
+    assert sorted(answer["results"][0]["outcome"] for answer in answers) == ["applied", *["duplicate"] * 3]
+    assert max(at_work) == 1
+    assert len(await desk.events()) == 1
 
 
 async def test_nothing_is_taken_without_the_store(house: House) -> None:
@@ -378,3 +409,40 @@ async def test_a_deletion_stands_and_the_admin_is_told(house: House) -> None:
     last = [event for event in events if event["type"] == "reservation"][-1]
     assert (last["action"], last["data"]["status"], last["data"]["adults"]) == ("cancelled", "cancelled", 3)
     assert [event["data"]["topic"] for event in events if event["type"] == "system"] == ["sync-deletion"]
+
+
+async def test_an_undone_check_in_deletes_nothing(house: House) -> None:
+    """Who edits a reservation, not knowing that its check-in was undone, edits it: it is not cancelled by that."""
+    desk, other = Desk(house), Desk(house, "desk-2")
+    await desk.push(
+        desk.item("Reservation", "R1", BOOKING),
+        desk.item("CheckIn", "R1", ARRIVAL, base={"desk-1": 1}),
+        desk.item("CheckIn", "R1", {}, "DELETE", base={"desk-1": 2}),
+    )
+    result = await other.one("Reservation", "R1", {"adults": 2}, "UPDATE", base={"desk-1": 1})
+    assert (result["outcome"], result["policy"]) == ("resolved", "merge")
+    event = (await desk.events())[-1]
+    assert (event["action"], event["data"]["status"], event["data"]["adults"]) == ("updated", "confirmed", 2)
+
+
+async def test_what_never_happened_is_not_undone(house: House) -> None:
+    """Undoing a check-out of a guest who never came would make him a guest."""
+    desk = Desk(house)
+    await desk.one("Reservation", "R1", BOOKING)
+    result = await desk.one("CheckOut", "R1", {}, "DELETE", base={"desk-1": 1})
+    assert (result["outcome"], paths(result)) == ("rejected", ["entity_id"])
+
+
+@pytest.mark.parametrize("name", ["*", "hotel-pms", "hotel-member", "hub", "unknown"])
+async def test_a_device_is_called_like_nothing_else(house: House, name: str) -> None:
+    """A device of a system's name would count as having seen, and made, what that system did."""
+    desk = Desk(house, name)
+    response = await desk.send(desk.batch(desk.item("Reservation", "R1", BOOKING)))
+    assert (response.status_code, response.json()["errors"][0]["path"]) == (422, "device_id")
+
+
+async def test_no_tenant_is_called_so(house: House) -> None:
+    """A token for all tenants names one that can be: others are refused before the store is asked for them."""
+    desk = Desk(house, tenants=("*",))
+    response = await desk.send(desk.batch(tenant_id="t" * 101))
+    assert (response.status_code, response.json()["errors"][0]["path"]) == (422, "tenant_id")

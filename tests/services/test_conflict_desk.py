@@ -109,13 +109,13 @@ async def test_current_says_again_what_was_said_last(house: ConflictHouse) -> No
 
 
 async def test_current_where_the_item_would_have_been_the_first_of_its_type(house: ConflictHouse) -> None:
-    """What else is known of the entity is said again: nobody is checked in, and the entity has the device's event."""
+    """What else is known of the entity is said again, as no second booking: nobody is checked in by it."""
     await house.publish("reservation", "created", BOOKED)
     conflict_id = await house.open(ARRIVED, contested=())
     await house.resolve(conflict_id, "current")
 
     [entry] = await house.of(conflict_id)
-    assert (entry.type, entry.action, entry.entity) == ("reservation", "created", "reservation:R1")
+    assert (entry.type, entry.action, entry.entity) == ("reservation", "updated", "reservation:R1")
     assert await house.state() == {}
     assert await house.state("reservation") == BOOKED
 

@@ -12,6 +12,7 @@ from sync_life import ONE, PMS, event
 
 from hub.services import sync_pull, sync_snapshot, sync_view
 from hub.services.sync_reading import SyncReading
+from schemas.errors import Problem
 from schemas.sync import ComparisonReport
 
 pytestmark = pytest.mark.server
@@ -30,6 +31,10 @@ class Notes:
 
     async def compared(self, tenant_id: str, system: str, report: ComparisonReport) -> None:
         """No matter here."""
+
+    async def system_of(self, tenant_id: str, device_id: str) -> str | None:
+        """One device of another system is known."""
+        return "hotel-saas" if device_id == "desk-9" else None
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +78,36 @@ async def test_each_page_is_noted_with_its_device(rig: Rig) -> None:
         await connection.execute(text("UPDATE tenants SET base_sequence = 3, base_position = 3"))
     assert orjson.loads(await reading.pull(mine, None, None, 2))["gap"] is not None
     assert len(notes.pulls) == 4
+
+
+async def test_nobody_reads_as_another_systems_device(rig: Rig) -> None:
+    """How far a device has come is told by itself alone: the device of another system is refused, and nothing noted."""
+    notes = Notes()
+    reading = SyncReading(rig.history, notes, rig.metrics)
+    who = claims([ONE], PMS, ["sync"])
+    for ask in (reading.pull(who, None, None, 10, "desk-9"), reading.snapshot(who, None, None, 10, "desk-9")):
+        with pytest.raises(Problem) as refused:
+            await ask
+        assert (refused.value.code, refused.value.detail) == (
+            "forbidden",
+            "device_id: desk-9 is a device of hotel-saas; use another id",
+        )
+    assert notes.pulls == []
+
+
+@pytest.mark.parametrize("name", ["*", "hotel-pms", "hotel-member", "hub", "earlier", "d" * 101, "a b"])
+async def test_a_device_needs_a_name_of_its_own(rig: Rig, name: str) -> None:
+    """What means something else, or cannot be kept, is no device: not even where the token says so."""
+    reading = SyncReading(rig.history, Notes(), rig.metrics)
+    with pytest.raises(Problem) as refused:
+        await reading.pull(claims([ONE], PMS, ["sync"], device_id=name), None, None, 10)
+    assert (refused.value.code, refused.value.errors[0].path) == ("invalid_request", "device_id")
+
+
+@pytest.mark.parametrize("name", ["no\0such", "t" * 65, ""])
+async def test_a_token_for_all_tenants_names_a_tenant(rig: Rig, name: str) -> None:
+    """What no tenant can be called is refused before the store is asked for it."""
+    reading = SyncReading(rig.history, Notes(), rig.metrics)
+    with pytest.raises(Problem) as refused:
+        await reading.pull(claims(["*"], PMS, ["sync"]), name, None, 10)
+    assert (refused.value.code, refused.value.errors[0].path) == ("invalid_request", "tenant")

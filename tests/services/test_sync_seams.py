@@ -414,6 +414,23 @@ async def test_a_movement_stays_in_the_folios_currency(seams: Seams) -> None:
     assert entry.event["data"]["currency"] == "USD"
 
 
+async def test_what_is_archived_while_events_are_read_is_among_them(seams: Seams) -> None:
+    """The archive may take events between the look at its entity and the look at its end: none falls in between."""
+    history = seams.rig.history
+    records = SyncRecords(history)
+    for status in ("vacant_clean", "vacant_dirty"):
+        await seams.publish("room", "status_changed", ROOM | {"status": status})
+    entity = history.entity
+
+    async def overtaken(*args: Any, **kwargs: Any) -> Any:
+        page = await entity(*args, **kwargs)
+        await seams.archive()
+        return page
+
+    with patch.object(history, "entity", side_effect=overtaken):
+        assert [entry.revision for entry in await records.events(TENANT, "room:301")] == [1, 2]
+
+
 # -- a log that was lost --------------------------------------------------------------------------------------------
 
 
