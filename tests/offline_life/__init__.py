@@ -1,0 +1,1 @@
+"""Sixty days of a hotel whose desks work offline, on simulated time."""
