@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Any, Final
 
+import orjson
 from pydantic import ValidationError
 
 from hub.core import sync_models
 from hub.core.format_fixes import fixed
+from hub.services.publisher import MAX_EVENT_BYTES
 from hub.store.sync_items import Pushed
 from schemas import registry
 from schemas.canonical import checksum
@@ -100,6 +102,9 @@ def intent_of(
             item: SyncItem = SyncItem.__pydantic_validator__.validate_python(raw)
         except ValidationError as error:
             return rejected(uuid, registry.field_errors(error))
+        # No event holds so much; and its checksum would keep the event loop for seconds.
+        if (size := len(orjson.dumps(raw["payload"]))) > MAX_EVENT_BYTES:
+            return rejected(item.uuid, [FieldError("payload", f"is {size} bytes, the limit is {MAX_EVENT_BYTES}")])
         if checksum(raw["payload"]) != item.checksum:
             said = "is not the SHA-256 of this payload's canonical JSON (RFC 8785); send the item as it was made"
             return rejected(item.uuid, [FieldError("checksum", said)])

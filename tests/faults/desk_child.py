@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -21,6 +22,7 @@ import structlog
 from consumers.offline import queue
 from consumers.offline.database import LocalDatabase
 from consumers.offline.desk import Desk
+from consumers.offline.errors import NotFailed
 from consumers.offline.items import LocalChange
 
 PERSON_MS: Final = 500
@@ -57,8 +59,10 @@ class Clerk:
         """Have what was given up sent again, as a person does who sees it."""
         for item in await self._desk.local.call(lambda database: database.failed()):
             if item.last_error and item.last_error.startswith("gave up"):
-                await self._desk.resend(item.uuid, operator="佐藤")
-                print("resent", item.uuid, flush=True)
+                # It may have come back from the hub since it was looked at.
+                with suppress(NotFailed):
+                    await self._desk.resend(item.uuid, operator="佐藤")
+                    print("resent", item.uuid, flush=True)
 
     def _one_of(self, names: Sequence[str]) -> str:
         return self._own + self._chance.choice(names)

@@ -40,6 +40,7 @@ _PROGRESS_S: Final = 60.0
 _POLL_S: Final = 0.02
 _PAGE: Final = 1000
 _SUSPECT_S: Final = 10.0
+_WORDS: Final = 600
 _SERVER_KILLED: Final = ("did not get ready: killed by SIGKILL", "cannot be reached: Error 111")
 
 
@@ -353,7 +354,7 @@ class Desks:
             verdict.cut_pushing, verdict.cut_answering = self._proxy.cut_pushing, self._proxy.cut_answering
         # A hub whose server is killed as it begins ends, and says so.
         alone = [
-            f"{one.name} ended: {words}"
+            f"{one.name} ended: {words[-_WORDS:]}"
             for one in (self.hub.keeper, *(desk.keeper for desk in self.desks))
             for words in one.words
             if not any(known in words for known in _SERVER_KILLED)

@@ -38,7 +38,6 @@ async def test_deaths_of_desks_and_hub_lose_and_double_nothing() -> None:
     kept(verdict)
     assert sum(verdict.kills.values()) >= 12
     assert verdict.kills["hub"] > 0
-    assert verdict.conflicts > 0
 
 
 async def test_a_line_that_breaks_in_the_middle_of_pushes_loses_and_doubles_nothing() -> None:

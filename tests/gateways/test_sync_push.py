@@ -446,3 +446,12 @@ async def test_no_tenant_is_called_so(house: House) -> None:
     desk = Desk(house, tenants=("*",))
     response = await desk.send(desk.batch(tenant_id="t" * 101))
     assert (response.status_code, response.json()["errors"][0]["path"]) == (422, "tenant_id")
+
+
+async def test_a_payload_that_no_event_holds_is_not_summed(house: House) -> None:
+    """What is too large is refused by its size, before its checksum is taken."""
+    desk = Desk(house)
+    payload = {"operation": "x", "detail": "y" * 62_000}
+    result = await desk.one("OperationLog", "O1", payload, checksum="0" * 64)
+    assert (result["outcome"], paths(result)) == ("rejected", ["payload"])
+    assert "the limit is 61440" in result["errors"][0]["message"]
