@@ -114,7 +114,8 @@ class HubSide:
         self.steps = 0
         self.beside: Callable[[], Awaitable[None]] | None = None
         """Done once, right before the next event is published: a race."""
-        self._written = True
+        self._published = 1
+        self._archived = 0
         self.metrics = Metrics(CollectorRegistry())
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -122,6 +123,7 @@ class HubSide:
     async def boot(self) -> None:
         """A new process over the same log and store."""
         clock, metrics = self._clock, self.metrics
+        self._archiving = asyncio.Lock()
         self.log = StreamLog(connect(self._server.url), Keys("life"), 1, idempotency_s=168 * 3600, wall=time.time)
         self.store = Store(Database(store_url(f"sqlite:///{self._directory / 'hub.db'}", self._directory)))
         await self.store.open()
@@ -173,7 +175,9 @@ class HubSide:
             if self.beside is not None:
                 beside, self.beside = self.beside, None
                 await beside()
-            return await submit(*args)
+            receipt = await submit(*args)
+            self._published += 1
+            return receipt
 
         self.publisher.submit = self._mortal(published)  # type: ignore[method-assign]
         for owner, name in (
@@ -184,7 +188,8 @@ class HubSide:
             (self.store.archive, "write"),
         ):
             setattr(owner, name, self._mortal(getattr(owner, name)))
-        self._steps_left, self.dead, self._written = None, False, False
+        self._steps_left, self.dead = None, False
+        self._archived = 0
 
     def _mortal(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         """A durable step: the hub may die right before it, or right after."""
@@ -192,7 +197,6 @@ class HubSide:
         async def step(*args: Any, **kwargs: Any) -> Any:
             self._live()
             result = await call(*args, **kwargs)
-            self._written = False
             self._live()
             return result
 
@@ -233,14 +237,16 @@ class HubSide:
     # -- what goes on beside requests -----------------------------------------------------------------------------
 
     async def catch_up(self) -> None:
-        """Archive and project all that was published."""
-        if self._written:
-            return
-        while await self._archiver.round():
-            pass
-        while await self._projector.round():
-            pass
-        self._written = True
+        """Archive and project all that was published before."""
+        # There is one archiver, however many wait for it.
+        async with self._archiving:
+            if (due := self._published) == self._archived:
+                return
+            while await self._archiver.round():
+                pass
+            while await self._projector.round():
+                pass
+            self._archived = due
 
     async def trim(self) -> None:
         """Take what is archived out of the log, as the janitor does after some days."""

@@ -1,6 +1,6 @@
 """A hotel's 60 days with desks that work offline: nothing lost, nothing doubled, every amount right, all of one mind.
 
-Here every 24th of these bookings is lived through, with desks that sync some times a day, so that five lives take a
+Here every 28th of these bookings is lived through, with desks that sync some times a day, so that five lives take a
 minute or two; `python -m tests.offline_life --seeds 200` takes all of them, and syncs every 5 to 30 minutes.
 """
 
@@ -17,7 +17,7 @@ from .run import life
 from .rush import DEVICES, MINUTES, ORDERS, rush
 from .world import Violation, World
 
-EVERY, PACE = 24, 12.0
+EVERY, PACE = 28, 12.0
 
 needs_bookings = pytest.mark.skipif(
     not REAL_FILE.exists(), reason="hotel_bookings.zip is not there; HOTEL_BOOKINGS may name it"
@@ -30,11 +30,11 @@ needs_bookings = pytest.mark.skipif(
 def test_sixty_days_of_breaking_lines_lose_nothing(seed: int) -> None:
     """Every accepted operation is at the hub once, all devices and the hub agree, and people were hardly asked."""
     figures = life(seed, every=EVERY, pace=PACE)
-    assert figures.operations > 700
+    assert figures.operations > 500
     assert figures.automatic > AUTOMATIC
     # It was a hard life.
     for fault in ("cut", "lost", "answer_lost", "doubled", "late", "raced", "hub_died", "device_died"):
-        assert figures.faults[fault] > 5, fault
+        assert figures.faults[fault] >= 3, fault
     assert sum(figures.policies.values()) > 50
 
 
