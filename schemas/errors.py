@@ -104,6 +104,11 @@ class Problem(Exception):
         return f"{self.code}: {self.detail or CODES[self.code].title}" + (f" ({places})" if places else "")
 
 
+def invalid_request(field: str, message: str) -> Problem:
+    """The problem of one bad parameter or field of a request."""
+    return Problem("invalid_request", f"{field}: {message}", [FieldError(field, message)])
+
+
 def invalid_event(errors: Sequence[FieldError]) -> Problem:
     """The problem of an event that does not fit: every field error, the first one in words."""
     first = errors[0]

@@ -87,6 +87,12 @@ def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
     return found
 
 
+def refused(error: ValidationError) -> Problem:
+    """The problem of a request that does not fit its model: every field error, the first one in words."""
+    found = field_errors(error)
+    return Problem("invalid_request", f"{found[0].path}: {found[0].message}", found)
+
+
 def upcast(kind: EventType, version: int, data: dict[str, Any]) -> dict[str, Any]:
     """`data` as the newest version of its type says it."""
     for step in range(version, kind.newest):

@@ -187,8 +187,7 @@ class Session:
         try:
             return Command(model.model_validate(tree), parsed)
         except ValidationError as error:
-            found = registry.field_errors(error)
-            return Refuse(Problem("invalid_request", f"{found[0].path}: {found[0].message}", found), ref, id)
+            return Refuse(registry.refused(error), ref, id)
 
     def _not_now(self, op: str, ref: Any, id: Any) -> Refuse | Hangup:
         if self.state is State.WAITING:

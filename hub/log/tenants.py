@@ -11,7 +11,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hub.log.stream_log import Head, StreamLog
 from schemas import registry
-from schemas.errors import Problem
 from schemas.types import Currency, TenantId
 
 REFRESH_S: Final = 30.0
@@ -85,8 +84,7 @@ class Tenants:
             held = self.get(tenant_id).model_dump()
             tenant = Tenant.model_validate(held | {key: value for key, value in values.items() if value is not None})
         except ValidationError as error:
-            found = registry.field_errors(error)
-            raise Problem("invalid_request", f"{found[0].path}: {found[0].message}", found) from None
+            raise registry.refused(error) from None
         partition = self._log.partition(tenant_id)
         await self._log.source.client.hset(
             self._log.keys.tenants(partition), tenant_id, orjson.dumps(tenant.model_dump())

@@ -41,7 +41,7 @@ from hub.store.sync_conflicts import (
     SyncConflicts,
 )
 from hub.telemetry import Metrics
-from schemas.errors import FieldError, Problem
+from schemas.errors import FieldError, Problem, invalid_request
 from schemas.registry import EVENT_TYPES
 from schemas.sync import SYNCED_TYPES
 from schemas.types import HUB
@@ -141,7 +141,7 @@ class ConflictDesk:
         if after is not None:
             found = _PLACE.fullmatch(after)
             if found is None:
-                raise _wrong("after", "must be the `next` of a page, as it was given")
+                raise invalid_request("after", "must be the `next` of a page, as it was given")
             place = (int(found[1]), found[2])
         tenants = wanted.tenants or (None if claims.all_tenants else claims.tenants)
         rows = await self._conflicts.listed(replace(wanted, tenants=tenants, types=types), limit + 1, place)
@@ -322,13 +322,13 @@ class ConflictDesk:
         held = states.get(conflict.type) or max(states.values(), key=lambda one: one.revision, default=None)
         if held is None:
             message = f"nothing is known of {conflict.entity} that could stay; take incoming, or edit it"
-            raise _wrong("choice", message)
+            raise invalid_request("choice", message)
         type = next(name for name, one in states.items() if one is held)
         events = await self._records.events(conflict.tenant_id, conflict.entity)
         actions = [one.action for one in events if one.type == type and one.revision <= known.revision]
         if not actions:
             message = f"the last event of {conflict.entity} is no longer kept; take incoming, or edit it"
-            raise _wrong("choice", message)
+            raise invalid_request("choice", message)
         data = {name: value for name, value in held.data.items() if name not in ("updated_by_system", "synced_at")}
         return Planned(type, _AGAIN.get((type, actions[-1]), actions[-1]), data)
 
@@ -445,7 +445,3 @@ def _over(conflict: Conflict, mine: Claim) -> dict[str, Any]:
         f"the conflict was resolved by {by}" + ("" if choice is None else f" ({choice})") + f" at {at}",
         extra={"conflict_id": conflict.conflict_id, "resolved_by": by, "resolved_at": at, "choice": choice},
     )
-
-
-def _wrong(name: str, message: str) -> Problem:
-    return Problem("invalid_request", f"{name}: {message}", [FieldError(name, message)])

@@ -29,7 +29,7 @@ from hub.services.history import History
 from hub.store.database import StoreUnavailable
 from hub.store.sync_devices import Comparison, Kind, Place, Sight, Sync, SyncDevices
 from hub.store.sync_items import SyncItems
-from schemas.errors import FieldError, Problem
+from schemas.errors import Problem, invalid_request
 from schemas.sync import ComparisonReport
 from schemas.types import HUB, TENANT_FORM
 
@@ -394,7 +394,7 @@ class DeviceDesk:
         if after is not None:
             found = _PLACE.fullmatch(after)
             if found is None:
-                raise _wrong("after", "must be the `next` of a page, as it was given")
+                raise invalid_request("after", "must be the `next` of a page, as it was given")
             place = Place(found[1], found[2])
         devices = await self._devices.listed(
             limit + 1, tenants=_within(claims, tenants), system=system or own, device_id=device_id, after=place
@@ -431,7 +431,7 @@ class DeviceDesk:
             raise missing
         if len(found) > 1:
             names = ", ".join(one.tenant_id for one in found)
-            raise _wrong("tenant", f"is missing: several have a device of this name, like {names}; name one")
+            raise invalid_request("tenant", f"is missing: several have a device of this name, like {names}; name one")
         return found[0]
 
     async def _shown(self, devices: list[Device]) -> list[dict[str, Any]]:
@@ -468,14 +468,10 @@ def _within(claims: Claims, tenants: Collection[str] | None) -> Collection[str] 
 def _tenant(claims: Claims, named: str | None) -> str:
     if named is None:
         if claims.all_tenants or len(claims.tenants) != 1:
-            raise _wrong("tenant", "is missing: the token holds several; name one")
+            raise invalid_request("tenant", "is missing: the token holds several; name one")
         named = next(iter(claims.tenants))
     claims.require_tenant(named)
     return named
-
-
-def _wrong(name: str, message: str) -> Problem:
-    return Problem("invalid_request", f"{name}: {message}", [FieldError(name, message)])
 
 
 # -- as the API says it -------------------------------------------------------------------------------------------

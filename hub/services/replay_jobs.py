@@ -14,7 +14,7 @@ from hub.services.replay_plan import Plan, instant, plan
 from hub.services.replay_reading import Counts, Reading
 from hub.services.replay_watch import ReplayWatch, holds, kept, pace_of
 from hub.store.replays import Action, Replay, Replays
-from schemas.errors import FieldError, Problem
+from schemas.errors import Problem, invalid_request
 from schemas.replay import ReplayRequest, Selection, Target
 from schemas.types import HUB, SYSTEMS
 
@@ -71,7 +71,7 @@ class ReplayJobs:
             Problem: it is not allowed, its range is empty, its target has another one that is not over.
         """
         if asked.target is None:
-            raise _wrong("target", "is missing: where do the events go?")
+            raise invalid_request("target", "is missing: where do the events go?")
         words = asked.model_dump(by_alias=True, exclude_none=True, exclude={"dry_run", "replay_id"})
         if asked.replay_id is not None and (held := await self._replays.get(asked.replay_id)) is not None:
             return self._again(claims, held, words), False
@@ -164,7 +164,9 @@ class ReplayJobs:
             if asked.target.webhook is not None:
                 endpoint = await self._endpoint(claims, asked.target.webhook)
                 if asked.tenants not in (None, [endpoint.tenant_id]):
-                    raise _wrong("tenants", f"the endpoint is {endpoint.tenant_id}'s; no other's events go there")
+                    raise invalid_request(
+                        "tenants", f"the endpoint is {endpoint.tenant_id}'s; no other's events go there"
+                    )
                 asked, system = asked.model_copy(update={"tenants": [endpoint.tenant_id]}), endpoint.system
         chosen = await self.plan(claims, asked)
         counts = await self.reading.count(chosen, system)
@@ -172,7 +174,9 @@ class ReplayJobs:
         if counts.first_ms is not None and counts.last_ms is not None and chosen.speed is not None:
             takes = round((counts.last_ms - counts.first_ms) / chosen.speed)
             if takes > LONGEST_MS:
-                raise _wrong("speed", f"this would take {takes / 86_400_000:.0f} days; go faster, or narrow the range")
+                raise invalid_request(
+                    "speed", f"this would take {takes / 86_400_000:.0f} days; go faster, or narrow the range"
+                )
         return chosen, counts, None if chosen.speed is None else takes
 
     async def _check(self, target: Target) -> None:
@@ -180,20 +184,22 @@ class ReplayJobs:
             return
         if target.group is not None:
             if target.group in OWN_GROUPS:
-                raise _wrong("target.group", f"{target.group} is the hub's own group; nothing is replayed to it")
+                raise invalid_request(
+                    "target.group", f"{target.group} is the hub's own group; nothing is replayed to it"
+                )
             groups = [name for name in await self._groups() if name not in OWN_GROUPS]
             if target.group not in groups:
-                raise _wrong("target.group", f"there is no group {target.group}; one of: {', '.join(groups)}")
+                raise invalid_request("target.group", f"there is no group {target.group}; one of: {', '.join(groups)}")
         elif target.system not in self._systems:
             known = ", ".join(sorted(self._systems))
-            raise _wrong("target.system", f"there is no system {target.system}; one of: {known}")
+            raise invalid_request("target.system", f"there is no system {target.system}; one of: {known}")
 
     async def _endpoint(self, claims: Claims, endpoint_id: str) -> Endpoint:
         found = await self._webhooks.get(endpoint_id)
         if found is None or not claims.holds(found.tenant_id):
-            raise _wrong("target.webhook", f"there is no webhook endpoint {endpoint_id}")
+            raise invalid_request("target.webhook", f"there is no webhook endpoint {endpoint_id}")
         if not found.enabled:
-            raise _wrong("target.webhook", "the endpoint is disabled; enable it first")
+            raise invalid_request("target.webhook", "the endpoint is disabled; enable it first")
         return found
 
     async def _held(self, claims: Claims, replay_id: str) -> Replay:
@@ -205,7 +211,7 @@ class ReplayJobs:
 
     def _again(self, claims: Claims, held: Replay, words: dict[str, Any]) -> dict[str, Any]:
         if held.spec["asked"] != words or not holds(claims, held):
-            raise _wrong("replay_id", f"{held.replay_id} is another replay's")
+            raise invalid_request("replay_id", f"{held.replay_id} is another replay's")
         return self.shown(held)
 
 
@@ -232,8 +238,4 @@ def _empty(asked: ReplayRequest) -> Problem:
     given |= {"entities": asked.entities, "patterns": asked.patterns}  # type: ignore[dict-item]
     field = next((name for name, value in given.items() if value is not None), "tenants")
     who = "" if asked.target is None or asked.target.system is None else f" that {asked.target.system} may see"
-    return _wrong(field, f"the range is empty: no event is selected{who}")
-
-
-def _wrong(field: str, message: str) -> Problem:
-    return Problem("invalid_request", f"{field}: {message}", [FieldError(field, message)])
+    return invalid_request(field, f"the range is empty: no event is selected{who}")

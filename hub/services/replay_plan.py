@@ -18,7 +18,7 @@ from hub.security.tokens import Claims
 from hub.services.history import History
 from schemas import patterns
 from schemas.cursor import ZERO, Cursor, StreamId, split
-from schemas.errors import FieldError, Problem
+from schemas.errors import FieldError, Problem, invalid_request
 from schemas.replay import Selection, read_time
 
 SKEW_MS: Final = 3_600_000
@@ -143,7 +143,7 @@ async def plan(history: History, tenants: Tenants, claims: Claims, asked: Select
     untils = await _places(history, "until", asked.until, names)
     for tenant, until in untils.items():
         if until <= begins.get(tenant, ZERO):
-            raise _wrong("until", f"the range of {tenant} is empty: until is not behind after")
+            raise invalid_request("until", f"the range of {tenant} is empty: until is not behind after")
     times = {tenant: found for tenant in names if (found := _times(tenants, tenant, asked)) != (None, None)}
     speeds: dict[Any, float | None] = {"recorded": RECORDED, "full": None}
     entities = None if asked.entities is None else frozenset(asked.entities)
@@ -198,17 +198,13 @@ def _times(tenants: Tenants, tenant_id: str, asked: Selection) -> Times:
             day: date = found + timedelta(days=1) if end else found
             return int(datetime.combine(day, time(), zone).timestamp() * 1000)
         except (OverflowError, ValueError):
-            raise _wrong(field, "is no time that the hub could have recorded anything at") from None
+            raise invalid_request(field, "is no time that the hub could have recorded anything at") from None
 
     low, high = unix_ms("from", asked.from_, end=False), unix_ms("to", asked.to, end=True)
     if low is not None and high is not None and low >= high:
         said = "is after `to`" if low > high else "and `to` are the same instant: the range is empty"
-        raise _wrong("from", said)
+        raise invalid_request("from", said)
     return (low, high)
-
-
-def _wrong(field: str, message: str) -> Problem:
-    return Problem("invalid_request", f"{field}: {message}", [FieldError(field, message)])
 
 
 def instant(unix_ms: int | None) -> str | None:

@@ -25,7 +25,7 @@ from hub.store.database import StoreUnavailable
 from hub.store.runs import Run, RunFilter, Runs
 from hub.telemetry import Metrics
 from schemas import registry
-from schemas.errors import FieldError, Problem
+from schemas.errors import Problem, invalid_request
 from schemas.types import HUB, Day, TenantId
 
 MAX_PAGE: Final = 500
@@ -92,7 +92,7 @@ class ReportRequests:
         if after is not None:
             found = _PLACE.fullmatch(after)
             if found is None:
-                raise _wrong("after", "must be the `next` of a page, as it was given")
+                raise invalid_request("after", "must be the `next` of a page, as it was given")
             place = (int(found[1]), found[2])
         runs = await self._runs.listed(replace(wanted, tenants=tenants, reports=reports), limit + 1, place)
         last = runs[limit - 1] if len(runs) > limit else None
@@ -145,7 +145,7 @@ class ReportRequests:
     async def _tenant(self, claims: Claims, named: str | None) -> Tenant:
         if named is None:
             if claims.all_tenants or len(claims.tenants) != 1:
-                raise _wrong("tenant", "is missing: the token holds several; name one")
+                raise invalid_request("tenant", "is missing: the token holds several; name one")
             named = next(iter(claims.tenants))
         claims.require_tenant(named)
         for tenant, _ in await self._tenants.listed():
@@ -182,10 +182,10 @@ def begun_period(report: Report, day: date, today: date) -> Period:
         Problem: `invalid_request`: it has not begun, or nothing is known of it.
     """
     if day.year < FIRST_YEAR:
-        raise _wrong("date", f"{day.isoformat()} is before {FIRST_YEAR}")
+        raise invalid_request("date", f"{day.isoformat()} is before {FIRST_YEAR}")
     # Compared before the period is made: years end.
     if day > today and period_of(report, today).end < day:
-        raise _wrong("date", f"{day.isoformat()} is in the future; it is {today.isoformat()} there")
+        raise invalid_request("date", f"{day.isoformat()} is in the future; it is {today.isoformat()} there")
     return period_of(report, day)
 
 
@@ -215,7 +215,3 @@ def shown(run: Run, claims: Claims) -> dict[str, Any]:
 
 def _shown_delivery(one: Mapping[str, Any]) -> dict[str, Any]:
     return {"status": one["status"], "at": one["at"], "reminders": one["reminders"]}
-
-
-def _wrong(field: str, message: str) -> Problem:
-    return Problem("invalid_request", f"{field}: {message}", [FieldError(field, message)])

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from hub.security.tokens import Claims
-from schemas.errors import FieldError, Problem
+from schemas.errors import invalid_request
 from schemas.types import HUB, SYSTEMS, TENANT_FORM
 
 _TENANT: Final = re.compile(TENANT_FORM.removesuffix("$"))
@@ -24,12 +24,14 @@ def tenant_of(claims: Claims, named: str | None, parameter: str = "tenant_id") -
     if named is not None:
         # A token for all tenants holds whatever is named.
         if not _TENANT.fullmatch(named):
-            raise _wrong(parameter, "must be the id of a tenant: 1 to 64 letters, digits, dots, dashes and underscores")
+            raise invalid_request(
+                parameter, "must be the id of a tenant: 1 to 64 letters, digits, dots, dashes and underscores"
+            )
         claims.require_tenant(named)
         return named
     if len(claims.tenants) == 1 and not claims.all_tenants:
         return next(iter(claims.tenants))
-    raise _wrong(parameter, "the token holds several tenants; name one")
+    raise invalid_request(parameter, "the token holds several tenants; name one")
 
 
 def device_of(claims: Claims, named: str | None) -> str | None:
@@ -44,11 +46,9 @@ def device_of(claims: Claims, named: str | None) -> str | None:
     if device_id is None:
         return None
     if not _DEVICE.fullmatch(device_id):
-        raise _wrong("device_id", "must be 1 to 100 visible ASCII characters, in the token, too")
+        raise invalid_request("device_id", "must be 1 to 100 visible ASCII characters, in the token, too")
     if device_id in _TAKEN or device_id == claims.system:
-        raise _wrong("device_id", f"{device_id!r} is no name for a device: it has another meaning here; use another id")
+        raise invalid_request(
+            "device_id", f"{device_id!r} is no name for a device: it has another meaning here; use another id"
+        )
     return device_id
-
-
-def _wrong(parameter: str, message: str) -> Problem:
-    return Problem("invalid_request", f"{parameter}: {message}", [FieldError(parameter, message)])

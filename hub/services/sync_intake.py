@@ -60,8 +60,7 @@ def request_of(parsed: Parsed) -> PushRequest:
     try:
         request: PushRequest = PushRequest.__pydantic_validator__.validate_python(tree)
     except ValidationError as error:
-        found = registry.field_errors(error)
-        raise Problem("invalid_request", f"{found[0].path}: {found[0].message}", found) from None
+        raise registry.refused(error) from None
     sums = [one.get("checksum") if isinstance(one, dict) else None for one in request.items]
     if batch_crc32(one if isinstance(one, str) else "" for one in sums) != request.batch_crc32:
         said = "is not the CRC-32 of the items' checksums joined by line feeds; nothing was taken, send the batch again"

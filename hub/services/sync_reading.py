@@ -17,7 +17,7 @@ from hub.services.sync_view import TYPES, SyncView
 from hub.store.database import StoreUnavailable
 from hub.telemetry import Metrics
 from schemas.cursor import Cursor
-from schemas.errors import FieldError, Problem
+from schemas.errors import Problem, invalid_request
 from schemas.sync import BUCKETS, ComparisonReport
 
 MAX_ENTITIES: Final = 500
@@ -98,9 +98,9 @@ class SyncReading:
         tenant_id, device = await self._asking(claims, tenant, device_id)
         for type in types:
             if type not in TYPES:
-                raise _wrong("type", f"{type[:100]!r} is not held by devices; there are {', '.join(TYPES)}")
+                raise invalid_request("type", f"{type[:100]!r} is not held by devices; there are {', '.join(TYPES)}")
         if len(entities) > MAX_ENTITIES:
-            raise _wrong("entity", f"at most {MAX_ENTITIES} at once; ask for the others in another question")
+            raise invalid_request("entity", f"at most {MAX_ENTITIES} at once; ask for the others in another question")
         asked = Asked(claims.system, tenant_id, tuple(sorted(set(types))) or TYPES, frozenset(entities))
         begun = self._now()
         page = await self._snapshots.page(asked, limit, after)
@@ -142,7 +142,7 @@ class SyncReading:
         tenant_id, _ = await self._asking(claims, tenant, None)
         wanted = None if buckets is None else {_bucket(one) for one in buckets}
         if wanted is not None and len(wanted) > MAX_BUCKETS:
-            raise _wrong("bucket", f"at most {MAX_BUCKETS} at once; ask for the others in another question")
+            raise invalid_request("bucket", f"at most {MAX_BUCKETS} at once; ask for the others in another question")
         return (await self._digests.digest(claims.system, tenant_id, wanted)).model_dump_json().encode()
 
     async def compared(self, claims: Claims, report: ComparisonReport) -> str:
@@ -154,7 +154,7 @@ class SyncReading:
         tenant_id, _ = await self._asking(claims, report.tenant_id, report.device_id, "tenant_id")
         Cursor.decode(report.cursor, tenant_id)
         if report.equal and report.differing:
-            raise _wrong("equal", "is true, and `differing` names states; say false where any differed")
+            raise invalid_request("equal", "is true, and `differing` names states; say false where any differed")
         try:
             await self._devices.compared(tenant_id, claims.system, report)
         except StoreUnavailable as error:
@@ -178,9 +178,5 @@ class SyncReading:
 
 def _bucket(text: str) -> int:
     if len(text) != 2 or not all(one in "0123456789abcdef" for one in text):
-        raise _wrong("bucket", f"{text[:20]!r} is not two hex digits, 00 to {BUCKETS - 1:02x}")
+        raise invalid_request("bucket", f"{text[:20]!r} is not two hex digits, 00 to {BUCKETS - 1:02x}")
     return int(text, 16)
-
-
-def _wrong(parameter: str, message: str) -> Problem:
-    return Problem("invalid_request", f"{parameter}: {message}", [FieldError(parameter, message)])

@@ -23,7 +23,7 @@ from hub.services.history import History
 from hub.services.webhook_attempts import message
 from hub.services.webhook_sender import WebhookSender
 from schemas.cursor import ZERO, Cursor, StreamId
-from schemas.errors import FieldError, Problem
+from schemas.errors import Problem, invalid_request
 from schemas.registry import EVENT_TYPES
 from schemas.types import HUB, SYSTEMS, read_instant
 from schemas.webhooks import RecoverRequest, WebhookChange, WebhookRequest
@@ -104,7 +104,9 @@ class WebhookDesk:
             recover=await self._present(tenant_id),
         )
         if not await self._webhooks.create(endpoint, most=MAX_ENDPOINTS):
-            raise _wrong("url", f"the property has {MAX_ENDPOINTS} endpoints, which is the limit; delete one first")
+            raise invalid_request(
+                "url", f"the property has {MAX_ENDPOINTS} endpoints, which is the limit; delete one first"
+            )
         await self._changed()
         return self.shown(endpoint, 0) | {"secret": secret}
 
@@ -215,7 +217,7 @@ class WebhookDesk:
 
     async def _since(self, tenant_id: str, asked: RecoverRequest) -> tuple[StreamId, str | None]:
         if (asked.after is None) == (asked.since is None):
-            raise _wrong("after", "give either after, a cursor, or since, a time")
+            raise invalid_request("after", "give either after, a cursor, or since, a time")
         if asked.after == "earliest":
             return (await self._history.floors([tenant_id]))[tenant_id].id, None
         if asked.after is not None:
@@ -225,7 +227,7 @@ class WebhookDesk:
             return start.head.id, start.gap
         moment = int(read_instant(asked.since).timestamp() * 1000)
         if moment > self._now_ms():
-            raise _wrong("since", "is in the future")
+            raise invalid_request("since", "is in the future")
         return StreamId(max(1, moment), 0).previous, None
 
     async def test(self, claims: Claims, endpoint_id: str) -> dict[str, Any]:
@@ -318,18 +320,18 @@ class WebhookDesk:
             return named
         if len(claims.tenants) == 1 and not claims.all_tenants:
             return next(iter(claims.tenants))
-        raise _wrong("tenant_id", "the token holds several tenants; name one")
+        raise invalid_request("tenant_id", "the token holds several tenants; name one")
 
     def _system(self, claims: Claims, named: str | None) -> str:
         system = named or claims.system
         if system == HUB:
-            raise _wrong("system", f"name the system whose endpoint it is: {', '.join(sorted(self._systems))}")
+            raise invalid_request("system", f"name the system whose endpoint it is: {', '.join(sorted(self._systems))}")
         if system != claims.system and not claims.has("ops"):
             raise Problem(
                 "forbidden", f"only {system} itself, or a token with the scope ops, makes endpoints of {system}"
             )
         if system not in self._systems:
-            raise _wrong("system", f"there is no system {system}; one of: {', '.join(sorted(self._systems))}")
+            raise invalid_request("system", f"there is no system {system}; one of: {', '.join(sorted(self._systems))}")
         return system
 
     @staticmethod
@@ -342,7 +344,7 @@ class WebhookDesk:
         for index, pattern in enumerate(asked):
             kind = pattern.partition(".")[0]
             if pattern != ALL and kind not in EVENT_TYPES:
-                raise _wrong(f"patterns.{index}", f"there is no type {kind}; one of: {', '.join(EVENT_TYPES)}")
+                raise invalid_request(f"patterns.{index}", f"there is no type {kind}; one of: {', '.join(EVENT_TYPES)}")
             if not claims.may("subscribe", pattern):
                 raise Problem("forbidden", f"the token lacks the scope subscribe:{pattern}")
         return tuple(dict.fromkeys(asked))
@@ -354,7 +356,7 @@ class WebhookDesk:
         try:
             check_secret(given)
         except ValueError as error:
-            raise _wrong("secret", str(error)) from None
+            raise invalid_request("secret", str(error)) from None
         return given
 
     async def _target(self, url: str) -> Target:
@@ -362,14 +364,14 @@ class WebhookDesk:
         try:
             target = parse_url(url, self._allow_hosts)
         except ValueError as error:
-            raise _wrong("url", str(error)) from None
+            raise invalid_request("url", str(error)) from None
         if target.is_address or target.host in self._allow_hosts:
             return target
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(LOOK_UP_S):
                 for address in await self._resolve(target.host, target.port):
                     if (why := refusal(address)) is not None:
-                        raise _wrong("url", f"its host leads to {why}; webhooks go to public addresses")
+                        raise invalid_request("url", f"its host leads to {why}; webhooks go to public addresses")
         return target
 
     async def _present(self, tenant_id: str) -> StreamId:
@@ -431,7 +433,3 @@ def _sample(endpoint: Endpoint, now_ms: int) -> Entry:
 
 def _missing(endpoint_id: str) -> Problem:
     return Problem("not_found", f"there is no webhook endpoint {endpoint_id[:64]}")
-
-
-def _wrong(field: str, message: str) -> Problem:
-    return Problem("invalid_request", f"{field}: {message}", [FieldError(field, message)])

@@ -9,17 +9,15 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from hub.gateways.http.context import Asking, Hub, body, json, listed, wrong
+from hub.gateways.http.context import Asking, Hub, body, json, listed, page_limit, tenant_id
 from hub.services.conflict_desk import MAX_PAGE, ResolveRequest
 from hub.store.sync_conflicts import STATES, ConflictFilter, State
 from schemas import registry, strict_json
-from schemas.errors import Problem
-from schemas.types import ENTITY_FORM, TENANT_FORM
+from schemas.errors import Problem, invalid_request
+from schemas.types import ENTITY_FORM
 
-_DIGITS: Final = re.compile(r"[0-9]{1,9}")
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DEVICE: Final = re.compile(r"[!-~]{1,100}")
-_TENANT: Final = re.compile(TENANT_FORM.removesuffix("$"))
 _ENTITY: Final = re.compile(ENTITY_FORM.removesuffix("$"))
 
 router = APIRouter(tags=["sync"])
@@ -43,22 +41,22 @@ async def list_(
     """Conflicts, the oldest first: those that wait for a person, and those that a policy or a person settled. Scope
     `sync` for what is for the token's own system, `ops` for all."""
     if state not in (*STATES, "all"):
-        raise wrong("state", "must be open, resolved or all")
+        raise invalid_request("state", "must be open, resolved or all")
     tenants = listed(tenant)
-    if not all(_TENANT.fullmatch(one) for one in tenants):
-        raise wrong("tenant", "must be the id of a tenant")
+    for one in tenants:
+        tenant_id(one)
     # PostgreSQL knows no NUL: what cannot be a name never comes to the store.
     if entity is not None and not _ENTITY.fullmatch(entity):
-        raise wrong("entity", "must be an entity, like reservation:R1")
+        raise invalid_request("entity", "must be an entity, like reservation:R1")
     if device is not None and not _DEVICE.fullmatch(device):
-        raise wrong("device", "must be the id of a device")
+        raise invalid_request("device", "must be the id of a device")
     wanted = ConflictFilter(
         frozenset(tenants) or None,
         state=None if state == "all" else cast("State", state),
         entity=entity,
         device_id=device,
     )
-    page = await hub.conflicts.listed(claims, wanted, _limit(limit), after)
+    page = await hub.conflicts.listed(claims, wanted, page_limit(limit, MAX_PAGE), after)
     return json({"conflicts": page.conflicts, "next": page.next})
 
 
@@ -83,7 +81,7 @@ async def resolve(conflict_id: str, request: Request, hub: Hub, claims: Asking) 
     changes nothing. Who may: as the listing, within the authority of the token's system."""
     said = strict_json.loads(await body(request))
     if not isinstance(said, dict):
-        raise wrong("body", "must be a JSON object")
+        raise invalid_request("body", "must be a JSON object")
     try:
         asked = ResolveRequest.model_validate(said)
     except ValidationError as error:
@@ -99,11 +97,3 @@ def _id(text: str) -> str:
     if not _ID.fullmatch(text):
         raise Problem("not_found", f"there is no conflict {text[:64]}")
     return text
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return 100
-    if not (_DIGITS.fullmatch(text) and 1 <= int(text) <= MAX_PAGE):
-        raise wrong("limit", f"must be a number between 1 and {MAX_PAGE}")
-    return int(text)

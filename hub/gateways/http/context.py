@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,10 +33,14 @@ from hub.services.sync_reading import SyncReading
 from hub.services.syncer import Syncer
 from hub.services.webhook_desk import WebhookDesk
 from hub.telemetry import Metrics
-from schemas.errors import FieldError, Problem
+from schemas import strict_json
+from schemas.errors import FieldError, Problem, invalid_request
 from schemas.frames import MAX_BODY_BYTES, Pattern
+from schemas.types import TENANT_FORM
 
 BODY_TIMEOUT_S: Final = 30.0
+_DIGITS: Final = re.compile(r"[0-9]{1,9}")
+_TENANT: Final = re.compile(TENANT_FORM.removesuffix("$"))
 _pattern: TypeAdapter[str] = TypeAdapter(Pattern)
 
 
@@ -97,6 +102,57 @@ Asking = Annotated[Claims, Depends(claims)]
 Hub = Annotated[Services, Depends(services)]
 
 
+def page_limit(text: str | None, most: int, default: int = 100) -> int:
+    """A parameter `limit`, from 1 to `most`.
+
+    Raises:
+        Problem: it is no such number.
+    """
+    if text is None:
+        return default
+    if not (_DIGITS.fullmatch(text) and 1 <= int(text) <= most):
+        raise invalid_request("limit", f"must be a number between 1 and {most}")
+    return int(text)
+
+
+def whole(name: str, text: str | None, default: int, most: int) -> int:
+    """A parameter that is a whole number from 1 to `most`.
+
+    Raises:
+        Problem: it is none.
+    """
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and 1 <= int(text) <= most):
+        raise invalid_request(name, f"must be a whole number from 1 to {most}")
+    return int(text)
+
+
+def tenant_id(text: str) -> str:
+    """A parameter that is the id of a tenant. What cannot be one never comes to the store: PostgreSQL knows no NUL.
+
+    Raises:
+        Problem: it cannot be.
+    """
+    if not _TENANT.fullmatch(text):
+        raise invalid_request("tenant", "must be the id of a tenant")
+    return text
+
+
+async def json_object(request: Request, *, may_be_empty: bool = False) -> dict[str, Any]:
+    """The body, a JSON object; an empty one where there may be none.
+
+    Raises:
+        Problem: it is something else, or too large.
+    """
+    raw = await body(request)
+    said = {} if may_be_empty and not raw else strict_json.loads(raw)
+    if not isinstance(said, dict):
+        message = "the body must be a JSON object"
+        raise Problem("invalid_request", message, [FieldError("", message)])
+    return said
+
+
 async def body(request: Request) -> bytes:
     """The whole body, at most 1 MiB.
 
@@ -153,7 +209,7 @@ def patterns_of(values: Sequence[str]) -> list[str]:
         try:
             _pattern.validate_python(pattern)
         except ValidationError:
-            raise wrong("patterns", f"{pattern!r} is not `type.action`, `type.*` or `*`") from None
+            raise invalid_request("patterns", f"{pattern!r} is not `type.action`, `type.*` or `*`") from None
     return wanted
 
 
@@ -169,12 +225,7 @@ def instant(name: str, value: str | None) -> int | None:
         # In a query string an unescaped + is a space.
         moment = datetime.fromisoformat(value.replace(" ", "+"))
     except ValueError:
-        raise wrong(name, "must be an ISO 8601 instant, like 2026-07-15T10:04:00Z") from None
+        raise invalid_request(name, "must be an ISO 8601 instant, like 2026-07-15T10:04:00Z") from None
     if moment.tzinfo is None:
-        raise wrong(name, "must carry an offset, like Z or %2B09:00")
+        raise invalid_request(name, "must carry an offset, like Z or %2B09:00")
     return int(moment.timestamp() * 1000)
-
-
-def wrong(parameter: str, message: str) -> Problem:
-    """The problem of one bad parameter."""
-    return Problem("invalid_request", f"{parameter}: {message}", [FieldError(parameter, message)])

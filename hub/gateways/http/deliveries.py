@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Annotated, Any, Final, get_args
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from hub.gateways.http.context import Asking, Hub, instant, json, listed, patterns_of, wrong
+from hub.gateways.http.context import Asking, Hub, instant, json, listed, page_limit, patterns_of
 from hub.security.tokens import Claims
 from hub.services.deliveries import MAX_PAGE, Status, Wanted
 from schemas.delivery import DeliveryPage, EventTrace
-from schemas.errors import Problem
+from schemas.errors import Problem, invalid_request
 
 MAX_AGO: Final = 16
 """Characters of how long ago: a number is not read before its length is known."""
-_DIGITS: Final = re.compile(r"[0-9]{1,9}")
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 router = APIRouter(tags=["deliveries"])
@@ -52,7 +50,7 @@ async def deliveries(
         _status(status),
         _moment("since", since, now_ms) or 0,
         _moment("until", until, now_ms),
-        _limit(limit),
+        page_limit(limit, MAX_PAGE),
         after,
     )
     if event_id is not None:
@@ -95,16 +93,8 @@ def _tenants(claims: Claims, named: list[str]) -> frozenset[str] | None:
 
 def _status(text: str | None) -> Any:
     if text is not None and text not in get_args(Status):
-        raise wrong("status", f"must be one of {', '.join(get_args(Status))}")
+        raise invalid_request("status", f"must be one of {', '.join(get_args(Status))}")
     return text
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return 100
-    if not (_DIGITS.fullmatch(text) and 1 <= int(text) <= MAX_PAGE):
-        raise wrong("limit", f"must be a number between 1 and {MAX_PAGE}")
-    return int(text)
 
 
 def _moment(name: str, text: str | None, now_ms: int) -> int | None:
@@ -112,9 +102,9 @@ def _moment(name: str, text: str | None, now_ms: int) -> int | None:
     if text is not None and text[-1:] in _UNITS_S and text[:-1].isascii() and text[:-1].isdigit():
         ago = int(text[:-1]) * _UNITS_S[text[-1]] * 1000 if len(text) <= MAX_AGO else now_ms + 1
         if ago > now_ms:
-            raise wrong(name, "is longer ago than there were computers")
+            raise invalid_request(name, "is longer ago than there were computers")
         return now_ms - ago
     found = instant(name, text)
     if found is not None and found < 0:
-        raise wrong(name, "must not be before 1970")
+        raise invalid_request(name, "must not be before 1970")
     return found

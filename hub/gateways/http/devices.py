@@ -8,14 +8,12 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from hub.gateways.http.context import Asking, Hub, json, listed, wrong
+from hub.gateways.http.context import Asking, Hub, json, listed, page_limit, tenant_id
 from hub.services.devices import ALL, MAX_PAGE
-from schemas.errors import Problem
-from schemas.types import SYSTEM_FORM, TENANT_FORM
+from schemas.errors import Problem, invalid_request
+from schemas.types import SYSTEM_FORM
 
-_DIGITS: Final = re.compile(r"[0-9]{1,9}")
 _DEVICE: Final = re.compile(r"[!-~]{1,100}")
-_TENANT: Final = re.compile(TENANT_FORM.removesuffix("$"))
 _SYSTEM: Final = re.compile(SYSTEM_FORM.removesuffix("$"))
 
 router = APIRouter(tags=["sync"])
@@ -36,17 +34,17 @@ async def list_(
     the token's own system, `ops` for all."""
     tenants = listed(tenant)
     for one in tenants:
-        _check_tenant(one)
+        tenant_id(one)
     if system is not None and not _SYSTEM.fullmatch(system):
-        raise wrong("system", "must be the name of a system, like hotel-pms")
-    page = await hub.devices.listed(claims, frozenset(tenants) or None, system, _limit(limit), after)
+        raise invalid_request("system", "must be the name of a system, like hotel-pms")
+    page = await hub.devices.listed(claims, frozenset(tenants) or None, system, page_limit(limit, MAX_PAGE), after)
     return json({"devices": page.devices, "next": page.next})
 
 
 @router.get("/devices/{device_id:path}", responses=_MISSING)
 async def get(device_id: str, hub: Hub, claims: Asking, tenant: Annotated[str | None, _TENANT_OF] = None) -> Response:
     """One device, with its last syncs and comparisons. Who may see it: as the listing."""
-    return json(await hub.devices.get(claims, _named(device_id), _check_tenant(tenant)))
+    return json(await hub.devices.get(claims, _named(device_id), None if tenant is None else tenant_id(tenant)))
 
 
 @router.post("/devices/{device_id:path}/sync", status_code=202, responses=_MISSING)
@@ -54,7 +52,7 @@ async def sync(device_id: str, hub: Hub, claims: Asking, tenant: Annotated[str |
     """Ask a device to sync now, or `*`: all of a tenant. Where it is connected it is told at once, else with its next
     push. Scope `sync` for those of the token's own system, `ops` for all."""
     named = device_id if device_id == ALL else _named(device_id)
-    return json(await hub.devices.ask(claims, named, _check_tenant(tenant)), 202)
+    return json(await hub.devices.ask(claims, named, None if tenant is None else tenant_id(tenant)), 202)
 
 
 def _named(device_id: str) -> str:
@@ -62,17 +60,3 @@ def _named(device_id: str) -> str:
     if not _DEVICE.fullmatch(device_id):
         raise Problem("not_found", "there is no device of this name")
     return device_id
-
-
-def _check_tenant(tenant: str | None) -> str | None:
-    if tenant is not None and not _TENANT.fullmatch(tenant):
-        raise wrong("tenant", "must be the id of a tenant")
-    return tenant
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return 100
-    if not (_DIGITS.fullmatch(text) and 1 <= int(text) <= MAX_PAGE):
-        raise wrong("limit", f"must be a number between 1 and {MAX_PAGE}")
-    return int(text)

@@ -11,11 +11,11 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from hub.gateways.http.context import Asking, Hub, Services, body, instant, json, listed, patterns_of, wrong
+from hub.gateways.http.context import Asking, Hub, Services, body, instant, json, listed, patterns_of
 from hub.security.tokens import Claims
 from hub.services import reader
 from schemas import strict_json
-from schemas.errors import Problem, invalid_event
+from schemas.errors import Problem, invalid_event, invalid_request
 from schemas.frames import MAX_BATCH_EVENTS, MAX_PAGE, MAX_WAIT_S, Receipt
 
 KEEP_ALIVE_S: Final = 15.0
@@ -74,9 +74,9 @@ async def _publish_batch(hub: Services, claims: Claims, parsed: strict_json.Pars
     if errors := parsed.refusals(rest):
         raise invalid_event(errors)
     if not isinstance(events, list) or rest:
-        raise wrong("events", 'a batch is {"events": [...]}')
+        raise invalid_request("events", 'a batch is {"events": [...]}')
     if not events:
-        raise wrong("events", "a batch has at least one event")
+        raise invalid_request("events", "a batch has at least one event")
     if len(events) > MAX_BATCH_EVENTS:
         raise Problem("too_large", f"a batch has at most {MAX_BATCH_EVENTS} events, this one has {len(events)}")
     results: list[Any] = []
@@ -138,9 +138,9 @@ def _number(name: str, text: str | None, default: float, low: float, high: float
     try:
         value = default if text is None else float(text)
     except ValueError:
-        raise wrong(name, "must be a number") from None
+        raise invalid_request(name, "must be a number") from None
     if not low <= value <= high:
-        raise wrong(name, f"must be between {low:g} and {high:g}")
+        raise invalid_request(name, f"must be between {low:g} and {high:g}")
     return value
 
 

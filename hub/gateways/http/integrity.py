@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Final, cast, get_args
 
 from fastapi import APIRouter, Query, Request
@@ -10,14 +9,11 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hub.core.integrity import Kind
-from hub.gateways.http.context import Asking, Hub, body, json, wrong
+from hub.gateways.http.context import Asking, Hub, json, json_object, page_limit, tenant_id
 from hub.services.integrity_requests import MAX_PAGE, shown
-from schemas import registry, strict_json
-from schemas.errors import FieldError, Problem
-from schemas.types import TENANT_FORM, TenantId
-
-_DIGITS: Final = re.compile(r"[0-9]{1,9}")
-_TENANT: Final = re.compile(TENANT_FORM.removesuffix("$"))
+from schemas import registry
+from schemas.errors import invalid_request
+from schemas.types import TenantId
 
 router = APIRouter(tags=["integrity"])
 
@@ -45,14 +41,12 @@ async def list_(
     limit: Annotated[str | None, Query(description="At most so many of each, 30 by default")] = None,
 ) -> Response:
     """The daily comparisons (R80) and weekly statistics (R81), and how devices compared. Scope `ops` or `sync`."""
-    if tenant is not None and not _TENANT.fullmatch(tenant):
-        raise wrong("tenant", "must be the id of a tenant")
+    if tenant is not None:
+        tenant_id(tenant)
     if kind is not None and kind not in get_args(Kind):
-        raise wrong("kind", f"must be one of {', '.join(get_args(Kind))}")
-    if limit is not None and not (_DIGITS.fullmatch(limit) and 1 <= int(limit) <= MAX_PAGE):
-        raise wrong("limit", f"must be a number between 1 and {MAX_PAGE}")
-    found = await hub.integrity.listed(claims, tenant, cast("Kind | None", kind), 30 if limit is None else int(limit))
-    return json(found)
+        raise invalid_request("kind", f"must be one of {', '.join(get_args(Kind))}")
+    count = page_limit(limit, MAX_PAGE, 30)
+    return json(await hub.integrity.listed(claims, tenant, cast("Kind | None", kind), count))
 
 
 @router.post(
@@ -65,16 +59,11 @@ async def list_(
 )
 async def run(request: Request, hub: Hub, claims: Asking) -> Response:
     """Compare a property's data with its events now. Scope `ops`."""
-    raw = await body(request)
-    said = strict_json.loads(raw) if raw else {}
-    if not isinstance(said, dict):
-        message = "the body must be a JSON object"
-        raise Problem("invalid_request", message, [FieldError("", message)])
+    said = await json_object(request, may_be_empty=True)
     try:
         asked = ComparisonRequest.model_validate(said)
     except ValidationError as error:
-        found = registry.field_errors(error)
-        raise Problem("invalid_request", f"{found[0].path}: {found[0].message}", found) from None
+        raise registry.refused(error) from None
     done, progress = await hub.integrity.run(claims, asked.tenant)
     if done is not None:
         return json(shown(done))

@@ -106,8 +106,7 @@ async def _chosen(request: Request, hub: Services, claims: Claims) -> tuple[str,
     try:
         chosen = Chosen.model_validate(strict_json.loads(await body(request)))
     except ValidationError as error:
-        found = registry.field_errors(error)
-        raise Problem("invalid_request", f"{found[0].path}: {found[0].message}", found) from None
+        raise registry.refused(error) from None
     if chosen.ids is None:
         tenants = None if claims.all_tenants else claims.tenants
         return chosen.group, await hub.dead_letters.listed(chosen.group, 1000, tenants)

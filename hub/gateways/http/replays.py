@@ -14,7 +14,6 @@ from hub.gateways.http.context import Asking, Hub, Services, body, json, listed
 from hub.security.tokens import Claims
 from hub.services.replay_export import Export
 from schemas import registry, strict_json
-from schemas.errors import Problem
 from schemas.replay import ReplayRequest, Selection
 
 router = APIRouter(tags=["replays"])
@@ -34,11 +33,6 @@ _LINES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _refused(error: ValidationError) -> Problem:
-    found = registry.field_errors(error)
-    return Problem("invalid_request", f"{found[0].path}: {found[0].message}", found)
-
-
 @router.post(
     "/replays",
     status_code=201,
@@ -52,7 +46,7 @@ async def create(request: Request, hub: Hub, claims: Asking) -> Response:
     try:
         asked = ReplayRequest.model_validate(strict_json.loads(await body(request)))
     except ValidationError as error:
-        raise _refused(error) from None
+        raise registry.refused(error) from None
     if asked.dry_run:
         return json(await hub.replays.look(claims, asked))
     replay, new = await hub.replays.create(claims, asked)
@@ -95,7 +89,7 @@ async def export(
     try:
         asked = Selection.model_validate({name: value for name, value in given.items() if value})
     except ValidationError as error:
-        raise _refused(error) from None
+        raise registry.refused(error) from None
     made = Export(
         hub.replays.reading,
         await hub.replays.plan(claims, asked),

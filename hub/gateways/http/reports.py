@@ -15,17 +15,15 @@ from hub.core.jobs import REPORTS
 from hub.core.report_csv import as_csv
 from hub.core.report_html import as_html
 from hub.core.report_text import as_text
-from hub.gateways.http.context import Asking, Hub, body, instant, json, listed, wrong
+from hub.gateways.http.context import Asking, Hub, instant, json, json_object, listed, page_limit, tenant_id
 from hub.services.report_requests import MAX_PAGE, RunRequest, shown
 from hub.store.runs import RunFilter, State
-from schemas import registry, strict_json
-from schemas.errors import FieldError, Problem
-from schemas.types import TENANT_FORM, read_day
+from schemas import registry
+from schemas.errors import Problem, invalid_request
+from schemas.types import read_day
 
-_DIGITS: Final = re.compile(r"[0-9]{1,9}")
 _RUN_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _JOB: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
-_TENANT: Final = re.compile(TENANT_FORM)
 
 Rendered = tuple[str, Callable[[Mapping[str, Any]], str]]
 FORMATS: Final[Mapping[str, Rendered]] = MappingProxyType(
@@ -69,15 +67,15 @@ async def list_(
     reports = listed(report)
     for one in reports:
         if one not in REPORTS:
-            raise wrong("report", f"must be one of {', '.join(REPORTS)}")
+            raise invalid_request("report", f"must be one of {', '.join(REPORTS)}")
     if state is not None and state not in get_args(State):
-        raise wrong("state", f"must be one of {', '.join(get_args(State))}")
+        raise invalid_request("state", f"must be one of {', '.join(get_args(State))}")
     # PostgreSQL knows no NUL: what cannot be a name never comes to the store.
     if job is not None and not _JOB.fullmatch(job):
-        raise wrong("job", "must be the name of a job, like daily-final")
+        raise invalid_request("job", "must be the name of a job, like daily-final")
     tenants = listed(tenant)
-    if not all(_TENANT.fullmatch(one) for one in tenants):
-        raise wrong("tenant", "must be the id of a tenant")
+    for one in tenants:
+        tenant_id(one)
     wanted = RunFilter(
         frozenset(tenants) or None,
         frozenset(reports) or None,
@@ -87,7 +85,7 @@ async def list_(
         instant("to", to),
         _day(date),
     )
-    page = await hub.reports.listed(claims, wanted, _limit(limit), after)
+    page = await hub.reports.listed(claims, wanted, page_limit(limit, MAX_PAGE), after)
     return json({"runs": [shown(run, claims) for run in page.runs], "next": page.next})
 
 
@@ -100,15 +98,11 @@ async def list_(
 async def run(request: Request, hub: Hub, claims: Asking) -> Response:
     """Make a report now and emit it, on any period that has begun. Scope `ops`."""
     claims.require("ops")
-    said = strict_json.loads(await body(request))
-    if not isinstance(said, dict):
-        message = "the body must be a JSON object"
-        raise Problem("invalid_request", message, [FieldError("", message)])
+    said = await json_object(request)
     try:
         asked = RunRequest.model_validate(said)
     except ValidationError as error:
-        found = registry.field_errors(error)
-        raise Problem("invalid_request", f"{found[0].path}: {found[0].message}", found) from None
+        raise registry.refused(error) from None
     made = await hub.reports.run(claims, asked)
     request.state.event_id = made.event_id
     return json(shown(made, claims) | {"data": made.data}, 201)
@@ -123,7 +117,7 @@ async def get(
 ) -> Response:
     """One run: its report and what became of it with each target. Who may see it: as the listing."""
     if format not in (None, "json", *FORMATS):
-        raise wrong("format", f"must be one of json, {', '.join(FORMATS)}")
+        raise invalid_request("format", f"must be one of json, {', '.join(FORMATS)}")
     run_id = run_id.lower()
     if not _RUN_ID.fullmatch(run_id):
         raise Problem("not_found", f"there is no report run {run_id[:64]}")
@@ -138,16 +132,8 @@ async def get(
     )
 
 
-def _limit(text: str | None) -> int:
-    if text is None:
-        return 100
-    if not (_DIGITS.fullmatch(text) and 1 <= int(text) <= MAX_PAGE):
-        raise wrong("limit", f"must be a number between 1 and {MAX_PAGE}")
-    return int(text)
-
-
 def _day(text: str | None) -> Any:
     try:
         return None if text is None else read_day(text)
     except ValueError as error:
-        raise wrong("date", str(error)) from None
+        raise invalid_request("date", str(error)) from None

@@ -7,8 +7,9 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from hub.gateways.http.context import Asking, Hub, json, listed, wrong
+from hub.gateways.http.context import Asking, Hub, json, listed, whole
 from hub.services.snapshots import Scope
+from schemas.errors import invalid_request
 from schemas.frames import MAX_PAGE
 
 DEFAULT_LIMIT: Final = 100
@@ -43,19 +44,11 @@ async def snapshot(
     _, tenants = await hub.reader.interest(claims, tenants=listed(tenant), entities=entities)
     scope = Scope.of(claims, types=listed(type), entities=entities)
     if revision is None:
-        page = await hub.snapshots.page(scope, tenants, _whole("limit", limit, DEFAULT_LIMIT, MAX_PAGE), after)
+        page = await hub.snapshots.page(scope, tenants, whole("limit", limit, DEFAULT_LIMIT, MAX_PAGE), after)
         return json(page.body())
     if len(entities) != 1 or len(tenants) != 1:
-        raise wrong("revision", "is of one entity of one tenant: name both")
+        raise invalid_request("revision", "is of one entity of one tenant: name both")
     if after is not None:
-        raise wrong("after", "does not go with revision")
-    number = _whole("revision", revision, 1, 2**53)
+        raise invalid_request("after", "does not go with revision")
+    number = whole("revision", revision, 1, 2**53)
     return json((await hub.snapshots.at_revision(scope, tenants[0], entities[0], number)).body())
-
-
-def _whole(name: str, text: str | None, default: int, high: int) -> int:
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and 1 <= int(text) <= high):
-        raise wrong(name, f"must be a whole number from 1 to {high}")
-    return int(text)

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from hub.gateways.http.context import Asking, Hub, body, json, listed, wrong
+from hub.gateways.http.context import Asking, Hub, json, json_object, listed, whole
 from hub.services.sync_digest import MAX_BUCKETS
 from hub.services.sync_pull import MAX_CHANGES
 from hub.services.sync_reading import MAX_ENTITIES
 from hub.services.sync_snapshot import MAX_RECORDS
-from schemas import registry, strict_json
-from schemas.errors import FieldError, Problem
+from schemas import registry
+from schemas.errors import invalid_request
 from schemas.sync import ComparisonReport, DigestResponse, PullResponse, SnapshotResponse
 
 DEFAULT_LIMIT: Final = 500
@@ -39,7 +39,7 @@ async def pull(
 
     With `more`, ask again from `next` at once, even where there are no changes: the hub is still catching up.
     """
-    count = _whole("limit", limit, DEFAULT_LIMIT, MAX_CHANGES)
+    count = whole("limit", limit, DEFAULT_LIMIT, MAX_CHANGES)
     return json(await hub.sync_reading.pull(claims, tenant, after, count, _device(device_id)))
 
 
@@ -63,7 +63,7 @@ async def snapshot(
             claims,
             tenant,
             after,
-            _whole("limit", limit, DEFAULT_LIMIT, MAX_RECORDS),
+            whole("limit", limit, DEFAULT_LIMIT, MAX_RECORDS),
             _device(device_id),
             types=listed(type),
             entities=entity,
@@ -100,28 +100,16 @@ _REPORT: Final = {
 )
 async def compared(request: Request, hub: Hub, claims: Asking) -> Response:
     """How a device's comparison ended. Scope `sync`."""
-    said = strict_json.loads(await body(request))
-    if not isinstance(said, dict):
-        message = "the body must be a JSON object"
-        raise Problem("invalid_request", message, [FieldError("", message)])
+    said = await json_object(request)
     try:
         report = ComparisonReport.model_validate(said)
     except ValidationError as error:
-        found = registry.field_errors(error)
-        raise Problem("invalid_request", f"{found[0].path}: {found[0].message}", found) from None
+        raise registry.refused(error) from None
     tenant_id = await hub.sync_reading.compared(claims, report)
     return json({"tenant_id": tenant_id, "device_id": report.device_id, "equal": report.equal}, 201)
 
 
 def _device(text: str | None) -> str | None:
     if text is not None and not (1 <= len(text) <= MAX_DEVICE and all("!" <= one <= "~" for one in text)):
-        raise wrong("device_id", f"must be 1 to {MAX_DEVICE} visible ASCII characters")
+        raise invalid_request("device_id", f"must be 1 to {MAX_DEVICE} visible ASCII characters")
     return text
-
-
-def _whole(name: str, text: str | None, default: int, high: int) -> int:
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and 1 <= int(text) <= high):
-        raise wrong(name, f"must be a whole number from 1 to {high}")
-    return int(text)

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ValidationError
 
-from hub.gateways.http.context import Asking, Hub, body, json, listed, wrong
+from hub.gateways.http.context import Asking, Hub, body, json, listed
 from schemas import registry, strict_json
-from schemas.errors import Problem
+from schemas.errors import invalid_request
 from schemas.types import TENANT_FORM
 from schemas.webhooks import RecoverRequest, RotateRequest, WebhookChange, WebhookRequest
 
@@ -35,12 +35,11 @@ async def _read(request: Request, model: type[_Model]) -> _Model:
     raw = await body(request)
     values = strict_json.loads(raw) if raw else {}
     if not isinstance(values, dict):
-        raise wrong("body", "must be a JSON object")
+        raise invalid_request("body", "must be a JSON object")
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        found = registry.field_errors(error)
-        raise Problem("invalid_request", f"{found[0].path}: {found[0].message}", found) from None
+        raise registry.refused(error) from None
 
 
 @router.post("/webhooks", status_code=201, openapi_extra=_takes(WebhookRequest))
@@ -60,7 +59,7 @@ async def list_(
     named = listed(tenant)
     for one in named:
         if not _TENANT.fullmatch(one):
-            raise wrong("tenant", "is no tenant's id")
+            raise invalid_request("tenant", "is no tenant's id")
         claims.require_tenant(one)
     tenants = named or (None if claims.all_tenants else sorted(claims.tenants))
     return json({"webhooks": await hub.webhooks.listed(claims, tenants)})
