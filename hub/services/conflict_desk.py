@@ -358,9 +358,8 @@ def _said(case: _Case, known: Known) -> Planned:
             # Who sets fields means to keep it.
             operation, action = "UPDATE", None
     touched = None if case.item.touched is None else frozenset((*case.item.touched, *(decision.data or ())))
-    states = {type: state.data for type, state in known.states.items()}
     try:
-        planned = event_of(conflict.model, operation, action, conflict.entity, fields, states, touched=touched)
+        planned = event_of(conflict.model, operation, action, conflict.entity, fields, known.said, touched=touched)
     except Problem as problem:
         if decision.data is None:
             raise

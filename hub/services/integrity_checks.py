@@ -15,10 +15,9 @@ from hub.core.delivery import instant
 from hub.core.device_states import Device, presence
 from hub.core.integrity import MAX_TOLD, Examined, Finding, data_findings, device_findings
 from hub.log.tenants import Tenant
-from hub.services.report_maker import Behind, ReportMaker
+from hub.services.report_maker import ReportMaker
 from hub.services.state_comparison import Compared, StateComparison
 from hub.store import chain
-from hub.store.facts import FactsMoved
 from hub.store.integrity import Integrity
 from hub.store.places import Archived, Mark
 from hub.store.refolds import Refolds
@@ -193,18 +192,7 @@ class IntegrityChecks:
         return Examination(body, (), tuple(unusual))
 
     async def _statistics(self, tenant: Tenant, tenant_no: int, week: Period, mark: Mark) -> Mapping[str, Figure]:
-        try:
-            facts = await self._store.facts.figures(
-                tenant.tenant_id,
-                week,
-                currency=tenant.currency,
-                rooms=tenant.rooms,
-                zone=tenant.zone,
-                rollover_hour=tenant.rollover_hour,
-                upto=mark,
-            )
-        except FactsMoved as error:
-            raise Behind(str(error)) from error
+        facts = await self._maker.counted(tenant, week, mark)
         opened = opens_ms(week.start, tenant.zone, tenant.rollover_hour)
         closed = closes_ms(week.end, tenant.zone, tenant.rollover_hour)
         volume = await self._integrity.volume(tenant_no, opened, closed)

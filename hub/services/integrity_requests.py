@@ -13,14 +13,14 @@ import structlog
 from hub.core.delivery import instant
 from hub.core.device_states import Device, presence, warnings
 from hub.core.integrity import KINDS, Kind
-from hub.log.tenants import Tenant, Tenants
+from hub.log.tenants import Tenants
 from hub.security.tokens import Claims
 from hub.services.ending import end
 from hub.services.integrity import IntegrityJob
 from hub.services.integrity_checks import Progress
+from hub.services.named_tenant import named_tenant
 from hub.store.integrity import Integrity, IntegrityRun
 from hub.store.store import Store
-from schemas.errors import FieldError, Problem
 
 MAX_PAGE: Final = 400
 MAX_DEVICES: Final = 500
@@ -100,7 +100,7 @@ class IntegrityRequests:
             StoreUnavailable, RedisError, OSError: the store or the log does not answer.
         """
         claims.require("ops")
-        described = await self._tenant(claims, tenant)
+        described = await named_tenant(self._tenants, claims, tenant)
         name = described.tenant_id
         running = self._running.get(name)
         if running is None or (running.task.done() and time.monotonic() - running.done_at > KEPT_S):
@@ -116,18 +116,6 @@ class IntegrityRequests:
         if self._running.get(name) is running:
             del self._running[name]
         return running.task.result(), running.progress
-
-    async def _tenant(self, claims: Claims, named: str | None) -> Tenant:
-        if named is None:
-            if claims.all_tenants or len(claims.tenants) != 1:
-                message = "is missing: the token holds several; name one"
-                raise Problem("invalid_request", f"tenant: {message}", [FieldError("tenant", message)])
-            named = next(iter(claims.tenants))
-        claims.require_tenant(named)
-        for tenant, _ in await self._tenants.listed():
-            if tenant.tenant_id == named:
-                return tenant
-        raise Problem("not_found", f"there is no tenant {named}: it has no events and was never described")
 
 
 def shown(run: IntegrityRun) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import structlog
 from hub.core.calendar import Period, Report
 from hub.core.delivery import instant
 from hub.core.entry import Entry
-from hub.core.figures import report_data, same_figures
+from hub.core.figures import Figures, report_data, same_figures
 from hub.core.jobs import MANUAL
 from hub.errors import HubError
 from hub.log.stream_log import Head
@@ -142,18 +142,15 @@ class ReportMaker:
             data = await self._figures(tenant, run.report, run.period, "revised", mark, before, late)
         return data
 
-    async def _figures(
-        self,
-        tenant: Tenant,
-        report: Report,
-        period: Period,
-        stage: Stage,
-        mark: Mark,
-        before: Mapping[str, Any] | None,
-        late_events: int,
-    ) -> dict[str, Any]:
+    async def counted(self, tenant: Tenant, period: Period, mark: Mark) -> Figures:
+        """The figures of a period, by the facts up to a place.
+
+        Raises:
+            Behind: the facts have moved on from there.
+            StoreUnavailable: they cannot be read now.
+        """
         try:
-            figures = await self._store.facts.figures(
+            return await self._store.facts.figures(
                 tenant.tenant_id,
                 period,
                 currency=tenant.currency,
@@ -164,6 +161,18 @@ class ReportMaker:
             )
         except FactsMoved as error:
             raise Behind(str(error)) from error
+
+    async def _figures(
+        self,
+        tenant: Tenant,
+        report: Report,
+        period: Period,
+        stage: Stage,
+        mark: Mark,
+        before: Mapping[str, Any] | None,
+        late_events: int,
+    ) -> dict[str, Any]:
+        figures = await self.counted(tenant, period, mark)
         return report_data(
             report,
             period,

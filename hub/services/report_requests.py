@@ -19,6 +19,7 @@ from hub.core.jobs import MANUAL, REPORTS, Firing
 from hub.log.tenants import Tenant, Tenants
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
+from hub.services.named_tenant import named_tenant
 from hub.services.publisher import Systems
 from hub.services.report_maker import Behind, ReportMaker
 from hub.store.database import StoreUnavailable
@@ -116,7 +117,7 @@ class ReportRequests:
             Problem: the tenant is not there or not the token's, the period has not begun, or the report cannot be
                 made now; a run that was begun is then `failed`.
         """
-        tenant = await self._tenant(claims, asked.tenant)
+        tenant = await named_tenant(self._tenants, claims, asked.tenant)
         now_ms = int(self._wall() * 1000)
         period = self._period(asked, tenant, now_ms)
         stage = jobs.stage_at(period, now_ms, tenant.zone, tenant.rollover_hour)
@@ -141,17 +142,6 @@ class ReportRequests:
             # It may have been emitted: the scheduler finds out.
             return
         await self._runs.fail(run, str(error) or type(error).__name__, int(self._wall() * 1000), None, marks=False)
-
-    async def _tenant(self, claims: Claims, named: str | None) -> Tenant:
-        if named is None:
-            if claims.all_tenants or len(claims.tenants) != 1:
-                raise invalid_request("tenant", "is missing: the token holds several; name one")
-            named = next(iter(claims.tenants))
-        claims.require_tenant(named)
-        for tenant, _ in await self._tenants.listed():
-            if tenant.tenant_id == named:
-                return tenant
-        raise Problem("not_found", f"there is no tenant {named}: it has no events and was never described")
 
     @staticmethod
     def _period(asked: RunRequest, tenant: Tenant, now_ms: int) -> Period:

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Protocol
 
 from hub.security.tokens import Claims
-from schemas.errors import invalid_request
+from schemas.errors import Problem, invalid_request
 from schemas.types import HUB, SYSTEMS, TENANT_FORM
 
 _TENANT: Final = re.compile(TENANT_FORM.removesuffix("$"))
 _DEVICE: Final = re.compile(r"[!-~]{1,100}")
 _TAKEN: Final = frozenset({*SYSTEMS, HUB, "*", "both", "earlier", "unknown"})
 """What versions, winners and requests name otherwise: a device of such a name would count as having seen their work."""
+
+
+class Owners(Protocol):
+    """Who knows whose a device is."""
+
+    async def system_of(self, tenant_id: str, device_id: str) -> str | None:
+        """The system that pushes for a device; None for one that never pushed. Raises `StoreUnavailable`."""
+        ...
+
+
+async def require_owner(owners: Owners, claims: Claims, tenant_id: str, device_id: str) -> None:
+    """Refuse a device that is another system's.
+
+    Raises:
+        Problem: `forbidden`.
+        StoreUnavailable: whose it is cannot be told now.
+    """
+    owner = await owners.system_of(tenant_id, device_id)
+    if owner not in (None, claims.system):
+        raise Problem("forbidden", f"device_id: {device_id} is a device of {owner}; use another id")
 
 
 def tenant_of(claims: Claims, named: str | None, parameter: str = "tenant_id") -> str:

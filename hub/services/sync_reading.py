@@ -9,7 +9,7 @@ from typing import Final, Literal, Protocol
 
 from hub.security.tokens import Claims
 from hub.services.history import History
-from hub.services.sync_asker import device_of, tenant_of
+from hub.services.sync_asker import Owners, device_of, require_owner, tenant_of
 from hub.services.sync_digest import MAX_BUCKETS, SyncDigests
 from hub.services.sync_pull import SyncPull
 from hub.services.sync_snapshot import Asked, SyncSnapshots
@@ -23,7 +23,7 @@ from schemas.sync import BUCKETS, ComparisonReport
 MAX_ENTITIES: Final = 500
 
 
-class Devices(Protocol):
+class Devices(Owners, Protocol):
     """What is kept of devices: `hub.services.devices.DeviceDesk`."""
 
     def pulled(
@@ -44,10 +44,6 @@ class Devices(Protocol):
 
     async def compared(self, tenant_id: str, system: str, report: ComparisonReport) -> None:
         """Keep how a device's comparison ended. Raises `StoreUnavailable`."""
-        ...
-
-    async def system_of(self, tenant_id: str, device_id: str) -> str | None:
-        """Whose a device is; None for one that never pushed. Raises `StoreUnavailable`."""
         ...
 
 
@@ -170,9 +166,7 @@ class SyncReading:
         if device is not None:
             # What is in the log can be read without the store.
             with suppress(StoreUnavailable):
-                owner = await self._devices.system_of(tenant_id, device)
-                if owner not in (None, claims.system):
-                    raise Problem("forbidden", f"device_id: {device} is a device of {owner}; use another id")
+                await require_owner(self._devices, claims, tenant_id, device)
         return tenant_id, device
 
 

@@ -41,6 +41,11 @@ class Known:
         state = self.states.get(type)
         return None if state is None else state.data
 
+    @property
+    def said(self) -> dict[str, dict[str, Any]]:
+        """What the events of each type have said."""
+        return {type: state.data for type, state in self.states.items()}
+
     def after(self, entry: Entry) -> Known:
         """The entity after one more event."""
         folding = Folding(entry.type, self.states.get(entry.type))

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID, uuid5
 
 import orjson
 
 from hub.core import conflicts, sync_models
-from hub.core.conflicts import POLICIES, Decision, Write
+from hub.core.conflicts import Decision, Write
+from hub.core.delivery import instant
 from hub.core.entry import Entry
 from hub.core.projection import Folding
 from hub.core.versions import Vector, actor, includes
@@ -134,17 +134,17 @@ class SyncSettling:
 
     async def decide(self, tenant_id: str, intent: Intent, known: Known, end: StreamId | None = None) -> Decision:
         """What becomes of an item, its entity being what it is, or was before the event at `end`."""
-        base = self._base(intent, known)
+        base, action = self._base(intent, known), self._action(intent, known)
         write = Write(
             intent.pushed.device_id,
             intent.pushed.system,
             intent.pushed.type,
-            self._action(intent, known),
+            action,
             intent.pushed.created_ms,
             intent.uuid,
             intent.said,
             base,
-            deletes=self._deletes(intent, known),
+            deletes=(intent.pushed.type, action) in sync_models.DELETIONS,
             undoes=sync_models.undoes(intent.item.model, intent.item.operation),
         )
         if includes(base, known.version):
@@ -162,10 +162,7 @@ class SyncSettling:
     @staticmethod
     def _action(intent: Intent, known: Known) -> str:
         item = intent.item
-        return sync_models.action_of(item.model, item.operation, item.action, intent.said, _data(known))[1]
-
-    def _deletes(self, intent: Intent, known: Known) -> bool:
-        return (intent.pushed.type, self._action(intent, known)) in sync_models.DELETIONS
+        return sync_models.action_of(item.model, item.operation, item.action, intent.said, known.said)[1]
 
     async def history(self, tenant_id: str, entity: str, end: StreamId | None = None) -> list[Write]:
         """Every event of an entity, or those before `end`, with what its maker said and had seen."""
@@ -219,20 +216,19 @@ class SyncSettling:
             item.action,
             intent.entity,
             fields,
-            _data(known),
+            known.said,
             deleted=decision.deleted if settled else None,
             touched=decision.touched,
         )
 
     @staticmethod
     def _event(tenant_id: str, intent: Intent, planned: sync_models.Planned, known: Known) -> dict[str, Any]:
-        occurred = datetime.fromtimestamp(intent.pushed.created_ms / 1000, UTC).isoformat(timespec="milliseconds")
         event: dict[str, Any] = {
             "event_id": intent.uuid,
             "tenant_id": tenant_id,
             "type": planned.type,
             "action": planned.action,
-            "occurred_at": occurred.replace("+00:00", "Z"),
+            "occurred_at": instant(intent.pushed.created_ms),
             "device_id": intent.pushed.device_id,
             "created_offline": True,
             "expected_revision": known.revision,
@@ -284,10 +280,6 @@ class SyncSettling:
         data = entry.event["data"]
         same = planned.action == entry.action and all(data.get(name) == said for name, said in planned.data.items())
         return (before, decision) if same and decision.outcome != "conflict" else None
-
-
-def _data(known: Known) -> dict[str, Mapping[str, Any]]:
-    return {type: state.data for type, state in known.states.items()}
 
 
 def _write(entry: Entry, item: Stored | None) -> Write:
@@ -471,6 +463,3 @@ def waiting(intent: Intent, why: str) -> Settled:
 
 def _shown(value: Any) -> str:
     return orjson.dumps(value).decode()[:100]
-
-
-__all__ = ["POLICIES", "Settled", "SyncSettling", "conflict_id", "failed", "waiting"]

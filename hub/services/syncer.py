@@ -19,16 +19,17 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from hub.core.delivery import instant
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
 from hub.services.announcer import Announcer
 from hub.services.history import History
-from hub.services.sync_asker import device_of, tenant_of
+from hub.services.sync_asker import Owners, device_of, require_owner, tenant_of
 from hub.services.sync_intake import Intent, about, intent_of, rejected, request_of, skew_of
 from hub.services.sync_records import Known, SyncRecords
 from hub.services.sync_settling import Settled, SyncSettling, failed, waiting
 from hub.store.database import StoreUnavailable
-from hub.store.sync_items import Settlement, Stored, SyncItems
+from hub.store.sync_items import Stored, SyncItems
 from hub.telemetry import Metrics
 from schemas.cursor import Cursor
 from schemas.errors import FieldError, Problem
@@ -49,7 +50,7 @@ _NOTICES: Final = UUID("2c4d1b86-0b0b-5f0e-8f55-7a3c9e6d1f20")
 log = structlog.get_logger("hub.syncer")
 
 
-class Devices(Protocol):
+class Devices(Owners, Protocol):
     """Who keeps an eye on the devices."""
 
     async def pushed(
@@ -66,10 +67,6 @@ class Devices(Protocol):
         duration_ms: int,
     ) -> bool:
         """Note a push; whether the device is asked to sync."""
-        ...
-
-    async def system_of(self, tenant_id: str, device_id: str) -> str | None:
-        """Whose a device is; None for one that was never seen."""
         ...
 
 
@@ -108,7 +105,7 @@ class Syncer:
         self._clock = clock
         self._turns: WeakValueDictionary[tuple[str, str], _Turn] = WeakValueDictionary()
 
-    async def push(self, claims: Claims, parsed: Parsed, raw_bytes: int = 0) -> PushResponse:
+    async def push(self, claims: Claims, parsed: Parsed) -> PushResponse:
         """Take a batch. The answer comes when everything that it calls done is durable.
 
         Raises:
@@ -122,9 +119,7 @@ class Syncer:
         device_of(claims, request.device_id)
         tenant_id = tenant_of(claims, request.tenant_id)
         try:
-            owner = await self._devices.system_of(tenant_id, request.device_id)
-            if owner is not None and owner != claims.system:
-                raise Problem("forbidden", f"device_id: {request.device_id} is a device of {owner}; use another id")
+            await require_owner(self._devices, claims, tenant_id, request.device_id)
             skew_ms = skew_of(request, now)
             async with self._turn(tenant_id, request.device_id):
                 response = await self._take(claims, tenant_id, parsed, request, now, skew_ms)
@@ -196,7 +191,7 @@ class Syncer:
             for index, one in reversed(list(enumerate(results)))
             if one is not None and one.outcome == "rejected" and (entity := about(request.items[index])) is not None
         }
-        now_ms = int(now.timestamp() * 1000)
+        now_ms = _ms(now)
         # Of one that stands in the batch twice, the second is answered when the first is done.
         first = {intent.uuid: index for index, intent in reversed(intents.items())}
         once = {index: intent for index, intent in intents.items() if first[intent.uuid] == index}
@@ -211,7 +206,7 @@ class Syncer:
             self._metrics.sync_items.labels(intent.item.model, result.outcome).inc()
         answered = [result for result in results if result is not None]
         assert len(answered) == len(results)
-        return PushResponse(results=answered, server_time=_text(now), clock_skew_ms=skew_ms)
+        return PushResponse(results=answered, server_time=instant(_ms(now)), clock_skew_ms=skew_ms)
 
     async def _known(self, tenant_id: str, intents: Mapping[int, Intent]) -> dict[str, Stored]:
         """Those of these items that were written down before."""
@@ -330,13 +325,12 @@ class Syncer:
                 if done.result.outcome == "conflict":
                     settled[index] = waiting(intents[index], "the store does not answer now; send it again")
             log.warning("outcomes_not_stored", items=len(settled))
-        for done in settled.values():
+        for index, done in settled.items():
             decision = done.decision
             # What stands already was counted by whoever wrote it down.
             if decision is not None and decision.policy is not None and done.settlement.uuid not in stand:
                 outcome = "open" if done.result.outcome == "conflict" else "resolved"
-                model = done.conflict.model if done.conflict is not None else _model(intents, settled, done)
-                self._metrics.conflicts.labels(model, decision.policy, outcome).inc()
+                self._metrics.conflicts.labels(intents[index].item.model, decision.policy, outcome).inc()
                 if outcome == "resolved":
                     self._metrics.conflict_resolution_seconds.observe(0.0)
         await self._tell(tenant_id, settled.values())
@@ -463,10 +457,6 @@ def _again(stored: Stored, known: Known) -> ItemResult:
     )
 
 
-def _model(intents: Mapping[int, Intent], settled: Mapping[int, Settled], done: Settled) -> str:
-    return next(intents[index].item.model for index, one in settled.items() if one is done)
-
-
 def _finished(outcomes: Mapping[str, int]) -> int:
     return sum(count for outcome, count in outcomes.items() if outcome not in ("retry", "rejected", "conflict"))
 
@@ -476,8 +466,5 @@ def _sequence(item: Any) -> int | None:
     return number if type(number) is int and 0 < number <= 2**53 else None
 
 
-def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-__all__ = ["Settlement", "Syncer"]
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

@@ -134,7 +134,8 @@ _WRITTEN: Final = tuple(
         "body",
     )
 )
-_STATE: Final = tuple(entities.c[name] for name in _FIELDS)
+STATE: Final = tuple(entities.c[name] for name in _FIELDS)
+"""The columns of a `Stored`."""
 _KEY: Final = (entities.c.generation, entities.c.tenant_no, entities.c.type, entities.c.entity)
 
 
@@ -238,7 +239,7 @@ class Entities:
         generation that is not read; how far that came, None when it was all."""
         place = tuple_(entities.c.type, entities.c.entity)
         query = (
-            select(entities.c.tenant_no, entities.c.type, entities.c.entity, *_STATE)
+            select(entities.c.tenant_no, entities.c.type, entities.c.entity, *STATE)
             .where(
                 entities.c.generation == generation,
                 entities.c.tenant_no == tenant_no,
@@ -386,10 +387,7 @@ class Entities:
                 if among is not None:
                     where = and_(where, entities.c.entity.in_(list(among)))
                 rows = await connection.execute(
-                    select(entities.c.entity, *_STATE)
-                    .where(where)
-                    .order_by(entities.c.entity)
-                    .limit(count - len(found))
+                    select(entities.c.entity, *STATE).where(where).order_by(entities.c.entity).limit(count - len(found))
                 )
                 found += [((tenant_no, type, row[0]), _columns(row[1:])) for row in rows.all()]
         return NOTHING if held is None else _reached(held), found

@@ -10,7 +10,7 @@ from sqlalchemy import and_, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hub.store.database import Database
-from hub.store.entities import NOTHING, Reached, Stored
+from hub.store.entities import NOTHING, STATE, Reached, Stored
 from hub.store.tables import entities, events, generations, projections
 from schemas.cursor import StreamId
 
@@ -47,18 +47,6 @@ class Changed(NamedTuple):
     states: dict[tuple[str, str], Stored | None]
 
 
-_FIELDS: Final = (
-    "revision",
-    "sequence",
-    "id_ms",
-    "id_n",
-    "schema_version",
-    "seen_by_all",
-    "seen_by_some",
-    "data",
-    "writers",
-)
-_STATE: Final = tuple(entities.c[name] for name in _FIELDS)
 _EMPTY: Final = Slice(0, NOTHING, [], {})
 
 
@@ -98,7 +86,7 @@ class SyncStates:
                     where = and_(where, entities.c.entity > after[1])
                 if among is not None:
                     where = and_(where, entities.c.entity.in_(list(among)))
-                query = select(entities.c.entity, *_STATE).where(where).order_by(entities.c.entity)
+                query = select(entities.c.entity, *STATE).where(where).order_by(entities.c.entity)
                 found = await connection.execute(query.limit(count - len(rows)))
                 rows += [(type, row[0], tuple(row[1:])) for row in found.all()]
             others: dict[str, list[Writers]] = {}
@@ -165,7 +153,7 @@ class SyncStates:
             for type, names in keys.items():
                 for some in _some(names):
                     where = and_(mine, entities.c.type == type, entities.c.entity.in_(some))
-                    for row in (await connection.execute(select(entities.c.entity, *_STATE).where(where))).all():
+                    for row in (await connection.execute(select(entities.c.entity, *STATE).where(where))).all():
                         states[(type, row[0])] = tuple(row[1:])
         return Changed(generation, reached, states)
 
