@@ -130,11 +130,12 @@ def publish_beside(
 ) -> dict[str, Any]:
     """How long a lone publish takes beside others at `rate`, with the archiver and without, in turns."""
     rounds: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
+    warm = min(1.0, seconds)
     for number in range(3):
         for name, roles in (("without", _UNARCHIVED), ("with", ARCHIVED)):
             with own_hub(directory / f"{name}-{number}", roles | settings) as hub:
                 pad, _ = hub.fit(event_bytes)
-                paced = {"way": "paced", "connections": 2, "rate": rate, "seconds": seconds + 3, "tick_s": 0.005}
+                paced = {"way": "paced", "connections": 2, "rate": rate, "seconds": seconds + 3 * warm, "tick_s": 0.005}
                 with (
                     LoadProcess(_PUBLISHERS, hub.address | paced | {"pad": pad}) as others,
                     LoadProcess(_PUBLISHERS, hub.address | {"way": "lone", "seconds": seconds, "pad": pad}) as lone,
@@ -142,7 +143,7 @@ def publish_beside(
                     others.until_ready()
                     lone.until_ready()
                     others.go()
-                    time.sleep(1.0)
+                    time.sleep(warm)
                     lone.go()
                     rounds[name].append(lone.result())
                     others.result()

@@ -25,6 +25,8 @@ from schemas.types import HUB
 _MAX_MESSAGE: Final = 1024 * 1024
 _ANSWER_S: Final = 60.0
 _STREAM_S: Final = 86_400.0
+_CLOSE_S: Final = 1.0
+"""A hub whose answers nobody reads any more, since `head` has enough, does not get to say goodbye."""
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
 _MAIN, _NEWCOMERS = 1, 2
@@ -283,6 +285,7 @@ class _Feed:
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             additional_headers={"Authorization": f"Bearer {self._access.token(self._system)}"},
             max_size=_MAX_MESSAGE,
+            close_timeout=_CLOSE_S,
             compression=None,
             proxy=None if self._access.on_this_machine else True,
         )

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, Final
+
+AGAIN_S: Final = 0.1
+"""A task that has not ended so long after it was cancelled is cancelled again."""
 
 
 async def end(*tasks: asyncio.Task[Any] | None) -> None:
     """Cancel tasks until they are over, and await them; what they failed with is their own matter.
 
     Again and again: before Python 3.12 `wait_for`, which redis-py and SQLAlchemy's pool use, may swallow a
-    cancellation.
+    cancellation. Who is cancelled while ending others ends them first: else they would go on with nobody to know.
     """
     given = [task for task in tasks if task is not None]
+    cancelled: asyncio.CancelledError | None = None
     while running := [task for task in given if not task.done()]:
         for task in running:
             task.cancel()
-        await asyncio.wait(running, timeout=0.1)
+        try:
+            await asyncio.wait(running, timeout=AGAIN_S)
+        except asyncio.CancelledError as error:
+            cancelled = error
     await asyncio.gather(*given, return_exceptions=True)
+    if cancelled is not None:
+        raise cancelled
 
 
 async def first_of(*waits: Awaitable[object]) -> None:
