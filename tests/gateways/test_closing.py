@@ -77,14 +77,14 @@ SUBSCRIBE = b'{"op":"subscribe","id":1,"patterns":["*"]}'
         (masked(0x88, (999).to_bytes(2, "big")), 1002),
     ],
 )
-async def test_broken_frames_end_the_connection(house: House, sent: bytes, code: int) -> None:
+async def test_broken_frames_end_the_connection(standing: House, sent: bytes, code: int) -> None:
     """Each protocol error has its code, and the hub goes on serving."""
-    async with bare(house) as (reader, writer):
+    async with bare(standing) as (reader, writer):
         writer.write(sent)
         first, payload = await _frame(reader)
         assert first == 0x88
         assert int.from_bytes(payload[:2], "big") == code
-    await house.publish(house.reservation())
+    await standing.publish(standing.reservation())
 
 
 async def test_fragments_and_bytes_one_by_one_are_understood(house: House) -> None:
@@ -147,15 +147,15 @@ def bad_tokens(house: House) -> dict[str, str]:
         "tenants",
     ],
 )
-async def test_a_bad_token_is_4501(house: House, which: str) -> None:
+async def test_a_bad_token_is_4501(standing: House, which: str) -> None:
     """Whether in the header or in `auth`, over HTTP it is 401."""
-    token = bad_tokens(house)[which]
-    async with house.socket(raw=True, token=token) as socket:
+    token = bad_tokens(standing)[which]
+    async with standing.socket(raw=True, token=token) as socket:
         assert await socket.closed() == 4501
-    async with house.socket(raw=True) as socket:
+    async with standing.socket(raw=True) as socket:
         await socket.send("auth", token=token)
         assert await socket.closed() == 4501
-    response = await house.http.get("/events", headers={"Authorization": f"Bearer {token}"})
+    response = await standing.http.get("/events", headers={"Authorization": f"Bearer {token}"})
     assert response.status_code == 401
 
 

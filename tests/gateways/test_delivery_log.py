@@ -293,9 +293,9 @@ async def test_who_may_know(asked: Asked) -> None:
         {"status": "failed", "after": "r1-xyz"},
     ],
 )
-async def test_bad_parameters_are_named(asked: Asked, params: dict[str, Any]) -> None:
+async def test_bad_parameters_are_named(standing: House, params: dict[str, Any]) -> None:
     """A problem with the parameter, not an empty page."""
-    problem = await asked.get("/deliveries", code=422, **params)
+    problem = await Asked(standing).get("/deliveries", code=422, **params)
     assert problem["errors"][0]["path"] in params
 
 

@@ -62,15 +62,15 @@ async def test_a_batch_fails_item_by_item(house: House) -> None:
         (b"[" * 100_000, 400, None),
     ],
 )
-async def test_bad_bodies_are_named(house: House, body: bytes, status: int, path: str | None) -> None:
+async def test_bad_bodies_are_named(standing: House, body: bytes, status: int, path: str | None) -> None:
     """What cannot be accepted is refused with the field's path, and nothing is stored."""
-    response = await house.post(body)
+    response = await standing.post(body)
     problem = response.json()
     assert response.status_code == status, problem
     assert response.headers["content-type"] == "application/problem+json"
     if path is not None:
         assert problem.get("errors", [{"path": ""}])[0]["path"] == path
-    page = await house.http.get("/events", headers=house.headers())
+    page = await standing.http.get("/events", headers=standing.headers())
     assert page.json()["events"] == []
 
 

@@ -102,12 +102,12 @@ async def test_every_format(house: House) -> None:
         ({"days": 3}, 422, "days: "),
     ],
 )
-async def test_what_cannot_be_made(house: House, asked: dict[str, Any], code: int, said: str) -> None:
+async def test_what_cannot_be_made(standing: House, asked: dict[str, Any], code: int, said: str) -> None:
     """Is refused, naming the field, and leaves no run."""
-    await house.publish(house.reservation())
+    await standing.publish(standing.reservation())
 
-    assert said in (await run(house, code, **asked))["detail"]
-    assert (await get(house))["runs"] == []
+    assert said in (await run(standing, code, **asked))["detail"]
+    assert (await get(standing))["runs"] == []
 
 
 async def test_who_may_make_reports(house: House) -> None:

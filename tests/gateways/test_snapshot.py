@@ -140,10 +140,12 @@ async def test_each_token_sees_its_own(house: House) -> None:
         ({"type": "customer"}, 403, "type"),
     ],
 )
-async def test_what_cannot_be_answered(house: House, parameters: dict[str, str], status: int, path: str | None) -> None:
+async def test_what_cannot_be_answered(
+    standing: House, parameters: dict[str, str], status: int, path: str | None
+) -> None:
     """A problem that names the parameter."""
-    headers = house.headers(scopes=("subscribe:reservation.*",))
-    response = await house.http.get("/snapshot", params=parameters, headers=headers)
+    headers = standing.headers(scopes=("subscribe:reservation.*",))
+    response = await standing.http.get("/snapshot", params=parameters, headers=headers)
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
     assert [error["path"] for error in response.json().get("errors", [])] == ([] if path is None else [path])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from feed_rig import LogServer, Rig
 
 
 @pytest.fixture(scope="session")
-def log_server() -> Iterator[LogServer]:
+def log_server(empty_store: Path) -> Iterator[LogServer]:
     """The packaged server; every rig on it has keys of its own."""
-    server = LogServer()
+    server = LogServer(empty_store)
     yield server
     server.close()
 

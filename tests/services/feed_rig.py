@@ -74,7 +74,8 @@ async def turns(number: int) -> None:
 class LogServer:
     """The packaged server on a socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, empty_store: Path) -> None:
+        self._empty_store = empty_store
         self._directory = Path(tempfile.mkdtemp(prefix="hub"))
         socket = self._directory / "s"
         self.url = f"unix://{socket}"
@@ -93,6 +94,8 @@ class LogServer:
     def store(self, name: str) -> Store:
         """A store of its own for every name; the same for the same name."""
         path = self._directory / f"{name}.db"
+        if not path.exists():
+            shutil.copyfile(self._empty_store, path)
         return Store(Database(store_url(f"sqlite:///{path}", self._directory)))
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import URL, text
 from hub.core.entry import Entry
 from hub.store.archive import Archive, Batch, Place
 from hub.store.database import Database, store_url
+from hub.store.migrate import migrate, newest
 from hub.store.retention import month_bounds
 from schemas.cursor import ZERO, StreamId
 
@@ -58,6 +59,73 @@ async def emptied(url: str) -> str:
     await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     await connection.close()
     return url
+
+
+_CATALOG = """
+    SELECT md5(string_agg(concat_ws('.', kind, id, part, xmin), ' ' ORDER BY kind, id, part)) FROM (
+        SELECT 'a' AS kind, attrelid AS id, attnum AS part, xmin FROM pg_attribute
+        UNION ALL SELECT 'd', adrelid, adnum, xmin FROM pg_attrdef
+        UNION ALL SELECT 'i', indrelid, indexrelid, xmin FROM pg_index
+        UNION ALL SELECT 'c', conrelid, oid, xmin FROM pg_constraint
+        UNION ALL SELECT 't', tgrelid, oid, xmin FROM pg_trigger
+    ) AS found JOIN pg_class ON pg_class.oid = id
+    WHERE relnamespace = 'public'::regnamespace"""
+"""Which rows of the catalog describe the tables, and who wrote them: any change of a table shows."""
+_TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
+
+
+class Prepared:
+    """A PostgreSQL that is brought back to empty tables: by emptying those that hold rows, where they are as the
+    migration made them; else by making all of them anew, which takes several times as long."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._catalog: str | None = None
+        self._tables: frozenset[str] = frozenset()
+
+    async def prepare(self) -> None:
+        """Tables of this release with nothing in them."""
+        import asyncpg
+
+        connection = await asyncpg.connect(self.url)
+        try:
+            if self._catalog is not None and await self._cleared(connection):
+                return
+            await emptied(self.url)
+            database = Database(store_url(self.url, Path()))
+            await migrate(database)
+            await database.aclose()
+            self._tables = await self._held(connection)
+            self._catalog = await connection.fetchval(_CATALOG)
+        finally:
+            await connection.close()
+
+    async def _cleared(self, connection: Any) -> bool:
+        held = await self._held(connection)
+        if self._tables - held:
+            return False
+        if held - self._tables:  # the months that were made
+            await connection.execute(f"DROP TABLE {', '.join(held - self._tables)}")
+        if await connection.fetchval(_CATALOG) != self._catalog:
+            return False
+        names = sorted(self._tables - {"alembic_version"})
+        full = await connection.fetchrow(
+            "SELECT " + ", ".join(f'EXISTS (SELECT FROM "{name}") AS "{name}"' for name in names)
+        )
+        used = [f'"{name}"' for name in names if full[name]]
+        if used:
+            await connection.execute(f"TRUNCATE {', '.join(used)} CASCADE")
+        await connection.execute(_SEQUENCES)
+        return bool(await connection.fetchval("SELECT version_num FROM alembic_version") == newest())
+
+    @staticmethod
+    async def _held(connection: Any) -> frozenset[str]:
+        return frozenset(row["relname"] for row in await connection.fetch(_TABLES))
+
+
+_SEQUENCES = """
+    SELECT setval(oid::regclass, 1, false) FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relkind = 'S'"""
 
 
 def event(number: int, tenant: str = A, *, sequence: int | None = None, **fields: Any) -> Entry:
@@ -158,6 +226,7 @@ class Open:
     """Opens databases on one place: each as another process would."""
 
     def __init__(self, url: str | None, directory: Path) -> None:
+        self.url = url
         self._url, self._directory = store_url(url, directory), directory
         self._opened: list[Database] = []
 

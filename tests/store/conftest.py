@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from archive_bench import Open, emptied, postgres_server
+from archive_bench import Open, Prepared, emptied, postgres_server
 
 from hub.store.archive import Archive
-from hub.store.database import Database
-from hub.store.migrate import migrate
+from hub.store.database import SQLITE_FILE, Database
 
 
 @pytest.fixture(scope="session")
@@ -20,20 +20,37 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def prepared(postgres_url: str) -> Prepared:
+    """The same, for tests that want the tables."""
+    return Prepared(postgres_url)
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
-async def open_bare(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Open]:
-    """Opens databases on one place, which is empty at first: each as another process would."""
-    url = await emptied(request.getfixturevalue("postgres_url")) if request.param == "postgres" else None
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Open]:
+    """Opens databases on one place, which is as the test before left it."""
+    url: str | None = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
     open = Open(url, tmp_path)
     yield open
     await open.close()
 
 
 @pytest.fixture
-async def open_database(open_bare: Open) -> Open:
+async def open_bare(place: Open) -> Open:
+    """Opens databases on one place, which is empty at first: each as another process would."""
+    if place.url is not None:
+        await emptied(place.url)
+    return place
+
+
+@pytest.fixture
+async def open_database(request: pytest.FixtureRequest, place: Open, empty_store: Path, tmp_path: Path) -> Open:
     """The same, with the tables."""
-    await migrate(await open_bare())
-    return open_bare
+    if place.url is None:
+        shutil.copyfile(empty_store, tmp_path / SQLITE_FILE)
+    else:
+        await request.getfixturevalue("prepared").prepare()
+    return place
 
 
 @pytest.fixture
