@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -51,3 +52,22 @@ TYPE = EventType(
     # The folio's state is whose it is and its balance; the rest is the one movement.
     transient=frozenset({"charge_id", "order_id", "amount", "category", "payment_method", "estimated", "reason"}),
 )
+
+
+def action_of(operation: str, said: Mapping[str, Any]) -> Action:
+    """What an operation at a desk does to a folio, where it does not name it."""
+    if operation != "CREATE":
+        return "corrected"
+    return "charged" if said.get("payment_method") is None else "settled"
+
+
+def balanced(said: Mapping[str, Any], action: str, held: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A movement with the balance that it brings its folio to: what all movements come to.
+
+    What a desk says of the balance lacks what others moved meanwhile. It stands where there is nothing to reckon from,
+    where the movement says nothing of it, and for a refund: that one returns a charge, or what was paid too much.
+    """
+    before, amount = (held or {}).get("balance"), said.get("amount")
+    if said.get("balance") is None or before is None or amount is None or action == "refunded":
+        return dict(said)
+    return {**said, "balance": round(before - amount if action == "settled" else before + amount, 4)}

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from consumers.offline.items import LocalChange
+from schemas import billing
 from schemas.canonical import checksum
 from schemas.envelope import EventType
 from schemas.errors import FieldError
@@ -130,13 +131,24 @@ def _amount(payload: Mapping[str, Any]) -> float:
 
 
 def laid_over(
-    state: Mapping[str, Any], type: str, operation: str, payload: Mapping[str, Any], schema_version: int
+    state: Mapping[str, Any],
+    type: str,
+    operation: str,
+    action: str | None,
+    payload: Mapping[str, Any],
+    schema_version: int,
 ) -> dict[str, Any]:
-    """`state` as it will be when the hub takes the change."""
+    """`state` as it will be when the hub takes the change.
+
+    A folio's balance counts what others moved before: what the change says of it was so when it was made.
+    """
     kind = EVENT_TYPES.get(type)
     if kind is None:
         return merged(state, payload)
-    data = merged(state, newest_data(kind, schema_version, dict(payload)), kind.transient)
+    said = newest_data(kind, schema_version, dict(payload))
+    if type == "billing":
+        said = billing.balanced(said, billing.action_of(operation, said) if action is None else action, state)
+    data = merged(state, said, kind.transient)
     if operation == "DELETE" and type == "reservation":
         data["status"] = "cancelled"
     return data

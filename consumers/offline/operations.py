@@ -114,7 +114,12 @@ class Operations:
             if accepted is None:
                 continue
             shown[key] = laid_over(
-                shown.get(key, {}), accepted.type, change.operation, accepted.payload, accepted.schema_version
+                shown.get(key, {}),
+                accepted.type,
+                change.operation,
+                change.action,
+                accepted.payload,
+                accepted.schema_version,
             )
             seen.add(key[1])
             if errors:

@@ -446,7 +446,7 @@ def _laid_over_all(
         version, payload = item["schema_version"], item["payload"]
         if data is None and validate_data(EVENT_TYPES[type], version, payload):
             continue
-        data = laid_over(data or {}, type, item["operation"], payload, version)
+        data = laid_over(data or {}, type, item["operation"], item.get("action"), payload, version)
         deleted = item["operation"] == "DELETE"
     return data, deleted
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from consumers.errors import ConsumerError
 from consumers.offline.status import Text
+from schemas import billing
 from schemas.sync import ModelName, Operation
 
 Role = Literal["front_desk", "manager", "housekeeping", "accounting", "room_service"]
@@ -206,12 +207,9 @@ def _of_customer(operation: Operation, payload: Mapping[str, Any], news: set[str
 
 
 def _of_billing(operation: Operation, payload: Mapping[str, Any], action: str | None) -> Feature:
-    if action is not None:
-        # An action that billing does not have is refused later; nobody gets round a right by it.
-        return _MOVEMENTS.get(action, "correction")
-    if operation != "CREATE":
-        return "correction"
-    return "charges" if payload.get("payment_method") is None else "settlement"
+    named = billing.action_of(operation, payload) if action is None else action
+    # An action that billing does not have is refused later; nobody gets round a right by it.
+    return _MOVEMENTS.get(named, "correction")
 
 
 def _of_room(action: str | None, news: set[str]) -> frozenset[Feature]:

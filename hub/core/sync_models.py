@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from schemas import registry
+from schemas import billing, registry
 from schemas.envelope import EventType
 from schemas.errors import FieldError, invalid_event
 from schemas.registry import EVENT_TYPES
@@ -23,7 +23,6 @@ _CREATED: Final = {
     "Customer": "created",
     "RoomStatus": "status_changed",
     "Order": "placed",
-    "Billing": "charged",
     "DailyReport": "submitted",
     "AlertLog": "raised",
     "OperationLog": "recorded",
@@ -33,7 +32,6 @@ _UPDATED: Final = {
     "Customer": "updated",
     "RoomStatus": "status_changed",
     "Order": "changed",
-    "Billing": "corrected",
     "DailyReport": "corrected",
     "AlertLog": "raised",
 }
@@ -141,8 +139,8 @@ def action_of(
 
 
 def _derived(model: str, operation: str, fields: Mapping[str, Any], state: Mapping[str, Any] | None) -> str:
-    if model == "Billing" and operation == "CREATE" and fields.get("payment_method") is not None:
-        return "settled"
+    if model == "Billing":
+        return billing.action_of(operation, fields)
     if operation == "CREATE":
         return _CREATED[model]
     held = state or {}

@@ -41,6 +41,7 @@ from hub.store.sync_conflicts import (
     SyncConflicts,
 )
 from hub.telemetry import Metrics
+from schemas import billing
 from schemas.errors import FieldError, Problem, invalid_request
 from schemas.registry import EVENT_TYPES
 from schemas.sync import SYNCED_TYPES
@@ -357,6 +358,9 @@ def _said(case: _Case, known: Known) -> Planned:
         if operation == "DELETE":
             # Who sets fields means to keep it.
             operation, action = "UPDATE", None
+    if conflict.type == "billing" and "balance" not in (decision.data or {}):
+        named = billing.action_of(operation, fields) if action is None else action
+        fields = billing.balanced(fields, named, known.data("billing"))
     touched = None if case.item.touched is None else frozenset((*case.item.touched, *(decision.data or ())))
     try:
         planned = event_of(conflict.model, operation, action, conflict.entity, fields, known.said, touched=touched)

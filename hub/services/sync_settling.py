@@ -28,6 +28,7 @@ from hub.services.sync_intake import Intent, answer, rejected
 from hub.services.sync_records import Known, SyncRecords
 from hub.store.sync_items import Conflict, Settlement, Stored, SyncItems
 from schemas import strict_json
+from schemas.billing import balanced
 from schemas.cursor import ZERO, StreamId
 from schemas.envelope import EventType
 from schemas.errors import FieldError, Problem
@@ -207,7 +208,7 @@ class SyncSettling:
     def _planned(self, intent: Intent, decision: Decision, known: Known) -> sync_models.Planned:
         fields = dict(decision.fields)
         if intent.pushed.type == "billing":
-            fields = _balanced(fields, self._action(intent, known), known)
+            fields = balanced(fields, self._action(intent, known), known.data("billing"))
         item = intent.item
         settled = decision.outcome == "resolved"
         return sync_models.event_of(
@@ -320,18 +321,6 @@ def _apart_only(decision: Decision, problem: Problem) -> str | None:
     if decision.outcome != "resolved" or not rules or len(rules) < len(problem.errors):
         return None
     return f"with what others changed meanwhile, {rules[0].message}"
-
-
-def _balanced(fields: dict[str, Any], action: str, known: Known) -> dict[str, Any]:
-    """A folio's balance is what its movements come to.
-
-    What a desk says of it lacks what others moved meanwhile. It may lack what the desk has seen, too: while a movement
-    of its own is on its way or waits for a person, the desk shows the balance that this one said.
-    """
-    held, amount = (known.data("billing") or {}).get("balance"), fields.get("amount")
-    if fields.get("balance") is None or held is None or amount is None or action == "refunded":
-        return fields
-    return fields | {"balance": round(held - amount if action == "settled" else held + amount, 4)}
 
 
 def _after(known: Known, intent: Intent, planned: sync_models.Planned, system: str, revision: int) -> Known:

@@ -429,21 +429,14 @@ class World:
             self.counts["decided"] += 1
             self.counts[f"decided {one['type']}: {one['reason']}"[:90]] += 1
 
-    async def _decision(self, one: dict[str, Any]) -> dict[str, Any]:
+    def _decision(self, one: dict[str, Any]) -> dict[str, Any]:
         if one["type"] == "reservation":
             # Two that do not go together: what is so already stays.
             return {"choice": "current"}
         if one["type"] != "billing":
             return {"choice": self.draw.choice(("incoming", "current"))}
-        # Money stays as the desk took it; the balance is what comes of it now.
-        whole = await self.hub.conflicts.get(claims("hotel-pms", scopes=("ops",)), one["conflict_id"])
-        present = (whole["present"]["data"] or {}).get("balance", 0)
-        said = whole["incoming"]["data"]
-        settles = said.get("payment_method") is not None
-        moved = round(present - said["amount"] if settles else present + said["amount"], 2)
-        if moved == said.get("balance"):
-            return {"choice": "incoming"}
-        return {"choice": "edited", "data": {"balance": moved}}
+        # Money stays as the desk took it.
+        return {"choice": "incoming"}
 
 
 def _room(deed: Deed) -> LocalChange:

@@ -158,6 +158,25 @@ async def test_incoming_keeps_the_items_own_action(house: ConflictHouse) -> None
     assert (entry.action, entry.event["data"]["amount"]) == ("refunded", 800)
 
 
+@pytest.mark.parametrize(
+    ("choice", "data", "balance"),
+    [("incoming", None, 1000), ("edited", {"amount": 600}, 1400), ("edited", {"balance": 0}, 0)],
+)
+async def test_what_a_person_takes_in_leaves_the_balance_of_all_movements(
+    house: ConflictHouse, choice: str, data: dict[str, Any] | None, balance: int
+) -> None:
+    """The desk did not know of the second charge when it reckoned; who decides may say otherwise."""
+    await house.publish("billing", "charged", {"folio_id": "F1", "amount": 1000, "balance": 1000})
+    await house.publish("billing", "charged", {"folio_id": "F1", "amount": 1000, "balance": 2000})
+    paid = {"folio_id": "F1", "amount": 1000, "balance": 0, "payment_method": "cash"}
+    conflict_id = await house.open(paid, model="Billing", entity_id="F1", contested=())
+    await house.resolve(conflict_id, choice, data=data)
+
+    [entry] = await house.of(conflict_id)
+    assert (entry.action, entry.event["data"]["balance"]) == ("settled", balance)
+    assert (await house.state("billing", "billing:F1"))["balance"] == balance
+
+
 async def test_current_of_a_customer_counts_no_points(house: ConflictHouse) -> None:
     """A delta is a movement, too."""
     profile = {"customer_id": "C1", "name": "Tanaka", "total_points": 10}

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.offline.database import LocalDatabase
-from consumers.offline.items import Applied, Counts
+from consumers.offline.items import Applied, Counts, LocalChange
 from schemas import order, registry
 from schemas.envelope import EventType
-from schemas.sync import StateDigest, bucket_hash, bucket_of, root_hash, state_hash
+from schemas.sync import Operation, StateDigest, bucket_hash, bucket_of, root_hash, state_hash
 
 
 def shown(local: LocalDatabase, type: str = "reservation", entity: str = "reservation:R1") -> dict[str, Any] | None:
@@ -63,6 +63,31 @@ def test_what_speaks_of_the_event_alone_is_no_state(local: LocalDatabase) -> Non
     data = {"customer_id": "C1", "points_delta": 5, "points_ledger_id": "L", "total_points": 50, "phone": None}
     local.apply_changes([event(data, 2, **said)], "c2")
     assert shown(local, "customer", "customer:C1") == {"customer_id": "C1", "name": "山田", "total_points": 50}
+
+
+@pytest.mark.parametrize(
+    ("operation", "action", "moved", "balance"),
+    [
+        ("CREATE", None, {"amount": 10, "balance": 40}, 47),
+        ("CREATE", None, {"amount": 30, "balance": 0, "payment_method": "cash"}, 7),
+        ("CREATE", "settled", {"amount": 30, "balance": 0}, 7),
+        ("UPDATE", None, {"amount": -5, "balance": 25}, 32),
+        ("UPDATE", "refunded", {"amount": 30, "balance": 30}, 30),
+    ],
+)
+def test_a_folio_shows_what_all_movements_come_to(
+    local: LocalDatabase, operation: Operation, action: str | None, moved: dict[str, Any], balance: int
+) -> None:
+    """What another desk charged meanwhile is not hidden by the balance that this desk's own movement said."""
+    folio: dict[str, Any] = {"type": "billing", "entity": "billing:F1", "model": "Billing", "action": "charged"}
+    local.apply_changes([event({"folio_id": "F1", "amount": 30, "balance": 30}, 1, **folio)], "c1")
+    [own] = do(local, LocalChange("Billing", operation, "F1", moved, action=action))
+    assert shown(local, "billing", "billing:F1") == {"folio_id": "F1", "balance": moved["balance"]}
+    local.apply_changes([event({"folio_id": "F1", "amount": 7, "balance": 37}, 2, **folio)], "c2")
+    assert shown(local, "billing", "billing:F1") == {"folio_id": "F1", "balance": balance}
+    settled = event({"folio_id": "F1", **moved, "balance": balance}, 3, uuid=own.uuid, **folio)
+    local.apply_changes([settled], "c3")
+    assert shown(local, "billing", "billing:F1") == {"folio_id": "F1", "balance": balance}
 
 
 def test_an_older_schema_version_is_read_as_the_newest(local: LocalDatabase) -> None:
