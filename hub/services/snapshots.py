@@ -369,16 +369,19 @@ class Snapshots:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CATCH_UP_S
         missing = Problem("not_found", f"there is no revision {revision} of {entity[:200]} for this token")
+        whole = False
         try:
             while True:
                 number = (await self._entities.marks([tenant_id])).get(tenant_id, (0, NOTHING))[0]
                 end = await self._entities.revision(number, entity, revision)
                 if end is not None:
                     break
-                # It may have been published just now, and be on its way to the archive.
-                if loop.time() >= deadline or await self._archived(tenant_id):
+                # It may have been published just now, and be on its way to the archive, or there since it was asked.
+                if whole or loop.time() >= deadline:
                     raise missing
-                await asyncio.sleep(CATCH_UP_POLL_S)
+                whole = await self._archived(tenant_id)
+                if not whole:
+                    await asyncio.sleep(CATCH_UP_POLL_S)
             only = replace(scope, entities=frozenset([entity]))
             part = await self._part(only, tenant_id, number, end.id, ("", ""), CHUNK, MAX_SCANNED, MAX_PAGE_BYTES)
         except StoreUnavailable as error:

@@ -300,6 +300,23 @@ async def test_a_revision_on_its_way_to_the_archive_is_waited_for(rig: Rig) -> N
     assert states(await asked) == {(ONE, "room", "room:1"): (1, {"a": 1})}
 
 
+async def test_a_revision_that_is_archived_while_it_is_asked_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the question for it and the one whether all is archived: it is looked for once more."""
+    await rig.publish(append(a=1))
+    reader = Snapshots(rig.history)
+    ask = rig.store.entities.revision
+
+    async def overtaken(*asked: Any) -> Any:
+        monkeypatch.setattr(rig.store.entities, "revision", ask)
+        found = await ask(*asked)
+        await rig.project()
+        return found
+
+    monkeypatch.setattr(rig.store.entities, "revision", overtaken)
+    page = await reader.at_revision(scope(), ONE, "room:1", 1)
+    assert states(page) == {(ONE, "room", "room:1"): (1, {"a": 1})}
+
+
 async def test_without_the_store_the_client_is_told_to_come_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages, revisions and subscriptions alike; nothing of the connection breaks. The same without the log."""
     await rig.publish(append())
