@@ -412,10 +412,7 @@ class World:
                 continue
             if self.draw.random() < 0.05 * (self.faults.rates.hub_dies > 0):
                 self.hub.doom(self.draw.randrange(4))
-            choice = await self._guarded(lambda one=one: self._decision(one))  # type: ignore[misc]
-            if choice is None:
-                return
-            asked = ResolveRequest.model_validate(choice)
+            asked = ResolveRequest.model_validate(self._decision(one))
             try:
                 await self._guarded(
                     lambda one=one, asked=asked: self.hub.conflicts.resolve(person, one["conflict_id"], asked)  # type: ignore[misc]
