@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 from hub.core.versions import Vector
@@ -137,18 +137,21 @@ def _number(held: _Held) -> int:
     return held.dot[1]
 
 
-@dataclass(slots=True)
-class _Registers:
+class Registers:
     """All writes to an entity, by (type, field), in the hub's order."""
 
-    offsets: Mapping[str, int]
-    held: dict[tuple[str, str], dict[str, list[_Held]]] = field(default_factory=dict)
-    """By who made them, too: everybody has seen their own, so each one's keys grow."""
-    winners: dict[tuple[str, str], _Held] = field(default_factory=dict)
-    counts: Vector = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.counts = dict(self.offsets)
+    def __init__(self, history: Iterable[Write], version: Mapping[str, int]) -> None:
+        """`history` is every event of the entity that is kept, in the hub's order, of all types; `version` its own."""
+        history = list(history)
+        self.counts: Vector = _before(history, version)
+        """How many events each actor has made."""
+        self.writes: list[tuple[Write, int]] = []
+        """Each with its maker's count at it."""
+        self.held: dict[tuple[str, str], dict[str, list[_Held]]] = {}
+        """By who made them, too: everybody has seen their own, so each one's keys grow."""
+        self.winners: dict[tuple[str, str], _Held] = {}
+        for write in history:
+            self.add(write)
 
     def seen(self, place: tuple[str, str], base: Mapping[str, int] | None) -> _Held | None:
         """The write that a maker who had seen `base` found in a register."""
@@ -203,6 +206,7 @@ class _Registers:
             if holder is None or one.key > holder.key:
                 self.winners[place] = one
         self.counts[write.actor] = dot[1]
+        self.writes.append((write, dot[1]))
 
     def news(self, write: Write, touched: frozenset[str]) -> dict[str, Any]:
         """What a write says anew, its being there included."""
@@ -214,6 +218,26 @@ class _Registers:
             # Who knew that it was deleted and edits it brings it back.
             values[EXISTENCE] = None
         return values
+
+    def decide(self, item: Write) -> Decision:
+        """What becomes of an item, by these."""
+        base = item.base
+        assert base is not None
+        unseen = [write for write, number in self.writes if base.get(write.actor, 0) < number]
+        touched = self.touched(item)
+        policy = POLICIES.get(item.type, _PLAIN)
+        contests = _contests(self, item, touched)
+        if (reason := _across(item, unseen)) is not None:
+            return Decision("conflict", dict(item.said), touched, "manual", contests=contests, reason=reason)
+        rivals = [write for write in unseen if write.type == item.type]
+        if not rivals:
+            return Decision("applied", dict(item.said), touched, deleted=item.deletes)
+        if policy.movements:
+            return _movement(self, item, rivals, touched, policy, contests)
+        if people := [one.field for one in contests if policy.name == "manual" or one.field in policy.people]:
+            reason = f"others set {', '.join(people)} to something else meanwhile"
+            return Decision("conflict", dict(item.said), touched, "manual", contests=contests, reason=reason)
+        return _settled(self, item, rivals, touched, policy, contests)
 
 
 _PLAIN: Final = Policy("timestamp")
@@ -235,36 +259,8 @@ def simple(item: Write, state: Mapping[str, Any] | None) -> Decision:
     return Decision("applied", dict(item.said), touched, deleted=item.deletes)
 
 
-def decide(item: Write, history: Sequence[Write], version: Mapping[str, int]) -> Decision:
-    """What becomes of an item, by the events that its entity has.
-
-    `history` is all of them that are kept, in the hub's order, of all types; `version` the entity's.
-    """
-    assert item.base is not None
-    registers = _Registers(_before(history, version))
-    unseen: list[Write] = []
-    for write in history:
-        registers.add(write)
-        if item.base.get(write.actor, 0) < registers.counts[write.actor]:
-            unseen.append(write)
-    touched = registers.touched(item)
-    policy = POLICIES.get(item.type, _PLAIN)
-    contests = _contests(registers, item, touched)
-    if (reason := _across(item, unseen)) is not None:
-        return Decision("conflict", dict(item.said), touched, "manual", contests=contests, reason=reason)
-    rivals = [write for write in unseen if write.type == item.type]
-    if not rivals:
-        return Decision("applied", dict(item.said), touched, deleted=item.deletes)
-    if policy.movements:
-        return _movement(registers, item, rivals, touched, policy, contests)
-    if people := [one.field for one in contests if policy.name == "manual" or one.field in policy.people]:
-        reason = f"others set {', '.join(people)} to something else meanwhile"
-        return Decision("conflict", dict(item.said), touched, "manual", contests=contests, reason=reason)
-    return _settled(registers, item, rivals, touched, policy, contests)
-
-
 def _settled(
-    registers: _Registers,
+    registers: Registers,
     item: Write,
     rivals: Sequence[Write],
     touched: frozenset[str],
@@ -288,7 +284,7 @@ def _settled(
     return Decision("resolved", fields, touched, name, winner, contests, deleted, overruled)
 
 
-def _merged(registers: _Registers, item: Write, touched: frozenset[str], contests: Iterable[Contest]) -> dict[str, Any]:
+def _merged(registers: Registers, item: Write, touched: frozenset[str], contests: Iterable[Contest]) -> dict[str, Any]:
     """The item's fields, with what others have set where it brought no news or lost."""
     lost = {one.field for one in contests if not one.wins}
     fields = {}
@@ -304,7 +300,7 @@ def _winner(item: Write, contests: Iterable[Contest]) -> str:
     return winners.pop() if len(winners) == 1 else MERGED
 
 
-def _contests(registers: _Registers, item: Write, touched: frozenset[str]) -> tuple[Contest, ...]:
+def _contests(registers: Registers, item: Write, touched: frozenset[str]) -> tuple[Contest, ...]:
     """Where the item and what it had not seen set the same field to different values."""
     found = []
     additive = _additive(item.type)
@@ -321,7 +317,7 @@ def _contests(registers: _Registers, item: Write, touched: frozenset[str]) -> tu
 
 
 def _movement(
-    registers: _Registers,
+    registers: Registers,
     item: Write,
     rivals: Sequence[Write],
     touched: frozenset[str],

@@ -21,6 +21,14 @@ class Stay(NamedTuple):
     """Empty where only states tell of it, which do not say which event was the last."""
 
 
+def may_be_in_house(stay: Mapping[str, Any], booking: Mapping[str, Any]) -> bool:
+    """Whether a guest may be in the house, as far as the states of stay and reservation tell: who came and left need
+    not say when."""
+    if booking.get("status") in _OVER:
+        return False
+    return booking.get("status") == _IN_HOUSE or (bool(stay) and stay.get("actual_checkout_time") is None)
+
+
 class Occupancy:
     """The open stays of one property."""
 
@@ -38,12 +46,8 @@ class Occupancy:
         return sorted(self._by_room.get(room, {}).values(), key=lambda stay: stay.sequence)
 
     def begin(self, reservation: str, stay: Mapping[str, Any], booking: Mapping[str, Any], sequence: int) -> None:
-        """A stay that may be open, as far as its states tell, at the beginning: who came and left need not say when."""
-        if (
-            stay.get("actual_checkout_time") is None
-            and booking.get("status") not in _OVER
-            and isinstance(room := stay.get("room_number"), str)
-        ):
+        """A stay that may be open, as far as its states tell, at the beginning."""
+        if isinstance(room := stay.get("room_number"), str) and may_be_in_house(stay, booking):
             self._enter(Stay(reservation, room, sequence, ""))
             if booking.get("status") == _IN_HOUSE:
                 self._in_house.add(reservation)

@@ -5,8 +5,9 @@ A place in a partition is the same in both, so what reads by place does not noti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import suppress
+from typing import Final
 
 from hub.core.entry import Entry
 from hub.log.stream_log import Head, Start, StreamLog
@@ -15,6 +16,8 @@ from hub.store.archive import Archived
 from hub.store.database import StoreUnavailable
 from hub.store.store import Store
 from schemas.cursor import ZERO, Cursor, StreamId
+
+CHUNK: Final = 500
 
 
 class History:
@@ -72,6 +75,36 @@ class History:
                 raise
             return entries
         return archived or entries
+
+    async def of_tenant(self, tenant_id: str, after: StreamId) -> AsyncIterator[Entry]:
+        """Every event of one tenant after `after`, in order.
+
+        Others' events of its partition are read only where they are not archived yet.
+
+        Raises:
+            As `read`.
+        """
+        if (await self.log.heads([tenant_id]))[tenant_id].id <= after:
+            return
+        partition = self.log.partition(tenant_id)
+        with suppress(StoreUnavailable):
+            place = (await self._archive.places()).get(partition)
+            # Of another epoch it says nothing of what this one has up to there.
+            if place is not None and place.epoch == self.log.epochs[partition]:
+                end = place.id.next
+                while after < place.id:
+                    entries = await self._archive.read(partition, after, CHUNK, before=end, tenants=[tenant_id])
+                    for entry in entries:
+                        yield entry
+                    after = entries[-1].id if len(entries) >= CHUNK else place.id
+        while True:
+            entries = await self.read(partition, after, CHUNK, tenants=[tenant_id])
+            for entry in entries:
+                if entry.tenant_id == tenant_id:
+                    yield entry
+            if len(entries) < CHUNK:
+                return
+            after = entries[-1].id
 
     async def _was_trimmed(self, partition: int, after: StreamId, tenants: Collection[str] | None) -> bool:
         floors = await self.log.trimmed(partition)

@@ -107,15 +107,9 @@ class OccupiedRooms:
         held.stays.replace(reservation, stays)
 
     async def _follow(self, tenant_id: str, held: _Property) -> None:
-        partition = self._history.partition(tenant_id)
-        while True:
-            entries = await self._history.read(partition, held.at, CHUNK, tenants=[tenant_id])
-            for entry in entries:
-                held.at = entry.id
-                if entry.tenant_id == tenant_id:
-                    _add(held.stays, entry)
-            if len(entries) < CHUNK:
-                return
+        async for entry in self._history.of_tenant(tenant_id, held.at):
+            _add(held.stays, entry)
+            held.at = entry.id
 
 
 def _add(stays: Occupancy, entry: Entry) -> None:

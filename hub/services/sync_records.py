@@ -96,9 +96,9 @@ class SyncRecords:
                 break
             # Another one took its place, which may be behind where this one was.
         if any(found[entity].revision < revisions[entity] for entity in entities):
-            async for entry in self._tail(tenant_id, reached.id):
+            async for entry in self._history.of_tenant(tenant_id, reached.id):
                 held_now = found.get(entry.entity)
-                if held_now is not None and entry.revision > held_now.revision:
+                if held_now is not None and _tells(entry) and entry.revision > held_now.revision:
                     found[entry.entity] = held_now.after(entry)
         for entity, known in found.items():
             self.remember(tenant_id, entity, known)
@@ -121,35 +121,22 @@ class SyncRecords:
                     found[entity] = Known(max(held.revision, state.revision), {**held.states, type: state})
         return reached, found
 
-    async def _tail(self, tenant_id: str, after: StreamId) -> Any:
-        partition = self._history.partition(tenant_id)
-        while True:
-            entries = await self._history.read(partition, after, CHUNK, tenants=[tenant_id])
-            for entry in entries:
-                if entry.tenant_id == tenant_id and entry.raw and entry.readable:
-                    yield entry
-            if len(entries) < CHUNK:
-                return
-            after = entries[-1].id
-
-    async def events(self, tenant_id: str, entity: str) -> list[Entry]:
-        """Every event of an entity that is still kept, in order."""
+    async def events(self, tenant_id: str, entity: str, after: StreamId = ZERO) -> list[Entry]:
+        """Every event of an entity after a place that is still kept, in order."""
         # Before they are read: what is archived meanwhile would lie before a later one, and be in neither.
         head = (await self._history.archived_heads([tenant_id])).get(tenant_id)
         found: list[Entry] = []
-        after = ZERO
-        while True:
+        while head is not None and after < head.id:
             page = await self._history.entity(tenant_id, entity, CHUNK, after)
-            found += [entry for entry in page if entry.raw and entry.readable]
+            found += [entry for entry in page if _tells(entry)]
             if page:
                 after = page[-1].id
             if len(page) < CHUNK:
                 break
         # What was not archived then lies behind what was the tenant's last archived event.
         beyond = after if head is None else max(after, head.id)
-        last = found[-1].id if found else ZERO
-        async for entry in self._tail(tenant_id, beyond):
-            if entry.entity == entity and entry.id > last:
+        async for entry in self._history.of_tenant(tenant_id, beyond):
+            if entry.entity == entity and _tells(entry):
                 found.append(entry)
         return found
 
@@ -167,6 +154,11 @@ class SyncRecords:
 
     def _key(self, tenant_id: str, entity: str) -> tuple[int, str, str]:
         return self._history.log.epochs[self._history.partition(tenant_id)], tenant_id, entity
+
+
+def _tells(entry: Entry) -> bool:
+    """Whether there is something of an event to read."""
+    return bool(entry.raw) and entry.readable
 
 
 def types_of(entity: str) -> list[str]:

@@ -6,7 +6,7 @@ again. So what the log holds is the decision, and an item that comes again finds
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -15,9 +15,10 @@ from uuid import UUID, uuid5
 import orjson
 
 from hub.core import conflicts, sync_models
-from hub.core.conflicts import Decision, Write
+from hub.core.conflicts import Decision, Registers, Write
 from hub.core.delivery import instant
 from hub.core.entry import Entry
+from hub.core.occupancy import may_be_in_house
 from hub.core.projection import Folding
 from hub.core.versions import Vector, actor, includes
 from hub.security.tokens import Claims
@@ -54,6 +55,19 @@ class Settled:
     decision: Decision | None = None
 
 
+@dataclass(slots=True)
+class Lane:
+    """One entity, while the items of a push that are about it are settled one after another."""
+
+    entity: str
+    known: Known | None = None
+    """It as last heard of; None: look it up."""
+    registers: Registers | None = None
+    """Its writes, once an item had to be held against them; up to the event at `at` of the history `epoch`."""
+    at: StreamId = ZERO
+    epoch: int = 0
+
+
 def conflict_id(tenant_id: str, uuid: str) -> str:
     """The id of the conflict that an item met: the same however often it is sent."""
     return str(uuid5(_CONFLICTS, f"{tenant_id} {uuid}"))
@@ -76,7 +90,7 @@ class SyncSettling:
         tenant_id: str,
         intent: Intent,
         claims: Claims,
-        known: Known | None,
+        lane: Lane,
         now_ms: int,
         seen: int | None,
         *,
@@ -84,46 +98,61 @@ class SyncSettling:
     ) -> Settled:
         """Settle one item; the ones before it of its entity are settled.
 
-        `known` is its entity as last heard of; `seen` the tenant's last sequence that the device had pulled. `again`:
-        the item came before.
+        `lane` is its entity's; `seen` the tenant's last sequence that the device had pulled. `again`: the item came
+        before.
 
         Raises:
             StoreUnavailable, RedisError, OSError: whether its event was stored is known when it comes again.
         """
-        if again and (entry := await self._history.find(tenant_id, intent.uuid)) is not None:
-            # The log's own memory of ids ends some days after the event, the archive's does not.
-            return await self._there_already(tenant_id, intent, entry, entry.cursor, entry.revision, now_ms)
-        done = await self._settled(tenant_id, intent, claims, known, now_ms, seen)
-        if done.result.outcome in ("conflict", "rejected"):
-            # A push that was broken off may have published it, and others gone on from there: then it was taken.
-            entry = await self._history.find(tenant_id, intent.uuid)
-            if entry is not None:
+        try:
+            if again and (entry := await self._history.find(tenant_id, intent.uuid)) is not None:
+                # The log's own memory of ids ends some days after the event, the archive's does not.
                 return await self._there_already(tenant_id, intent, entry, entry.cursor, entry.revision, now_ms)
-        return done
+            done = await self._settled(tenant_id, intent, claims, lane, now_ms, seen)
+            if done.result.outcome in ("conflict", "rejected"):
+                # A push that was broken off may have published it, and others gone on from there: then it was taken.
+                entry = await self._history.find(tenant_id, intent.uuid)
+                if entry is not None:
+                    return await self._there_already(tenant_id, intent, entry, entry.cursor, entry.revision, now_ms)
+            return done
+        finally:
+            lane.known = None
 
     async def _settled(
-        self, tenant_id: str, intent: Intent, claims: Claims, known: Known | None, now_ms: int, seen: int | None
+        self, tenant_id: str, intent: Intent, claims: Claims, lane: Lane, now_ms: int, seen: int | None
     ) -> Settled:
         async with AsyncExitStack() as stack:
-            room = intent.said.get("room_number")
-            checks_in = (intent.item.model, intent.item.operation) in (("CheckIn", "CREATE"), ("CheckIn", "UPDATE"))
-            if checks_in and isinstance(room, str):
+            if (room := await self._enters(tenant_id, intent, lane)) is not None:
                 await stack.enter_async_context(self._rooms.turn(tenant_id, room))
                 if (reason := await self._taken(tenant_id, intent, room, seen)) is not None:
-                    if known is None:
-                        known = (await self._records.load(tenant_id, [intent.entity]))[intent.entity]
+                    known = await self._known(tenant_id, lane)
                     decision = Decision("conflict", intent.said, frozenset(intent.said), "manual", reason=reason)
                     return _conflict(tenant_id, intent, known, decision, now_ms)
             for _ in range(MAX_TRIES):
-                if known is None:
-                    known = (await self._records.load(tenant_id, [intent.entity]))[intent.entity]
-                done = await self._try(tenant_id, intent, claims, known, now_ms)
+                done = await self._try(tenant_id, intent, claims, lane, now_ms)
                 if done is not None:
                     return done
                 self._records.forget(tenant_id, intent.entity)
-                known = None
+                lane.known = None
         message = f"{intent.entity} is being changed by many at once; send it again"
         return _later(intent, [FieldError("entity_id", message)])
+
+    async def _known(self, tenant_id: str, lane: Lane) -> Known:
+        if lane.known is None:
+            lane.known = (await self._records.load(tenant_id, [lane.entity]))[lane.entity]
+        return lane.known
+
+    async def _enters(self, tenant_id: str, intent: Intent, lane: Lane) -> str | None:
+        """The room that an item brings a guest into: one who checks in, or moves while in house."""
+        room, item = intent.said.get("room_number"), intent.item
+        if not isinstance(room, str) or item.operation == "DELETE" or item.model not in ("CheckIn", "Reservation"):
+            return None
+        if item.model == "CheckIn":
+            return room
+        known = await self._known(tenant_id, lane)
+        stay, booking = known.data("checkin_checkout") or {}, known.data("reservation") or {}
+        moves = room != booking.get("room_number") and may_be_in_house(stay, {**booking, **intent.said})
+        return room if moves else None
 
     async def _taken(self, tenant_id: str, intent: Intent, room: str, seen: int | None) -> str | None:
         """Why a person is to look at a check-in: somebody whom the desk did not know of is in the room."""
@@ -133,9 +162,10 @@ class SyncSettling:
                 return f"room {room} was given to {stay.reservation} meanwhile"
         return None
 
-    async def decide(self, tenant_id: str, intent: Intent, known: Known, end: StreamId | None = None) -> Decision:
-        """What becomes of an item, its entity being what it is, or was before the event at `end`."""
-        base, action = self._base(intent, known), self._action(intent, known)
+    async def _decide(self, intent: Intent, known: Known, registers: Callable[[], Awaitable[Registers]]) -> Decision:
+        """What becomes of an item, its entity being what it is; its writes are asked for where others made some."""
+        action = self._action(intent, known)
+        base = self._base(intent, known)
         write = Write(
             intent.pushed.device_id,
             intent.pushed.system,
@@ -150,8 +180,7 @@ class SyncSettling:
         )
         if includes(base, known.version):
             return conflicts.simple(write, known.data(write.type))
-        history = await self.history(tenant_id, intent.entity, end)
-        return conflicts.decide(write, history, known.version)
+        return (await registers()).decide(write)
 
     @staticmethod
     def _base(intent: Intent, known: Known) -> Vector:
@@ -165,18 +194,32 @@ class SyncSettling:
         item = intent.item
         return sync_models.action_of(item.model, item.operation, item.action, intent.said, known.said)[1]
 
-    async def history(self, tenant_id: str, entity: str, end: StreamId | None = None) -> list[Write]:
-        """Every event of an entity, or those before `end`, with what its maker said and had seen."""
-        entries = await self._records.events(tenant_id, entity)
-        if end is not None:
-            entries = [entry for entry in entries if entry.id < end]
-        pushed = await self._items.of_entity(tenant_id, entity)
+    async def _registers(self, tenant_id: str, lane: Lane, known: Known) -> Registers:
+        """The writes of a lane's entity: all of them the first time, then what has come since."""
+        epoch = self._history.log.epochs[self._history.partition(tenant_id)]
+        if lane.registers is None or lane.epoch != epoch:
+            lane.registers, lane.at, lane.epoch = None, ZERO, epoch
+        entries = await self._records.events(tenant_id, lane.entity, lane.at)
+        writes = await self._writes(tenant_id, entries)
+        if lane.registers is None:
+            lane.registers = Registers(writes, known.version)
+        else:
+            for write in writes:
+                lane.registers.add(write)
+        if entries:
+            lane.at = entries[-1].id
+        return lane.registers
+
+    async def _writes(self, tenant_id: str, entries: Sequence[Entry]) -> list[Write]:
+        """Events of an entity as writes: with what their makers said and had seen."""
+        pushed = await self._items.known(tenant_id, [entry.event_id for entry in entries])
         return [_write(entry, pushed.get(entry.event_id)) for entry in entries]
 
-    async def _try(self, tenant_id: str, intent: Intent, claims: Claims, known: Known, now_ms: int) -> Settled | None:
+    async def _try(self, tenant_id: str, intent: Intent, claims: Claims, lane: Lane, now_ms: int) -> Settled | None:
         """One attempt; None when the entity has moved on meanwhile."""
+        known = await self._known(tenant_id, lane)
         try:
-            decision = await self.decide(tenant_id, intent, known)
+            decision = await self._decide(intent, known, lambda: self._registers(tenant_id, lane, known))
             if decision.outcome == "conflict":
                 return _conflict(tenant_id, intent, known, decision, now_ms)
             try:
@@ -273,8 +316,12 @@ class SyncSettling:
         before = Known()
         for one in earlier:
             before = before.after(one)
+
+        async def registers() -> Registers:
+            return Registers(await self._writes(tenant_id, earlier), before.version)
+
         try:
-            decision = await self.decide(tenant_id, intent, before, entry.id)
+            decision = await self._decide(intent, before, registers)
             planned = self._planned(intent, decision, before)
         except Problem:
             return None

@@ -27,7 +27,7 @@ from hub.services.history import History
 from hub.services.sync_asker import Owners, device_of, require_owner, tenant_of
 from hub.services.sync_intake import Intent, about, intent_of, rejected, request_of, skew_of
 from hub.services.sync_records import Known, SyncRecords
-from hub.services.sync_settling import Settled, SyncSettling, failed, waiting
+from hub.services.sync_settling import Lane, Settled, SyncSettling, failed, waiting
 from hub.store.database import StoreUnavailable
 from hub.store.sync_items import Stored, SyncItems
 from hub.telemetry import Metrics
@@ -284,7 +284,7 @@ class Syncer:
 
         async def follow(entity: str, indexes: Sequence[int]) -> None:
             blocked = f"waits for the conflict {held[entity]}" if entity in held else None
-            present: Known | None = known[entity]
+            lane = Lane(entity, known[entity])
             for index in indexes:
                 intent = intents[index]
                 if blocked is None and refused.get(entity, index) < index:
@@ -295,7 +295,7 @@ class Syncer:
                 async with turn:
                     try:
                         done = await self._settling.settle(
-                            tenant_id, intent, claims, present, now_ms, seen, again=intent.uuid in before
+                            tenant_id, intent, claims, lane, now_ms, seen, again=intent.uuid in before
                         )
                     except (StoreUnavailable, RedisError, OSError) as error:
                         log.warning("item_not_settled", uuid=intent.uuid, error=str(error) or type(error).__name__)
@@ -304,7 +304,6 @@ class Syncer:
                         log.exception("item_failed", uuid=intent.uuid)
                         done = failed(intent)
                 settled[index] = done
-                present = None
                 if done.result.outcome in ("conflict", "rejected", "retry"):
                     # What was done after it was done on top of it.
                     blocked = f"waits for {intent.uuid}, which came before it: {done.result.outcome}"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub.core.conflicts import Decision, Write, decide, simple
+from hub.core.conflicts import Decision, Registers, Write, simple
 from hub.core.versions import includes
 from schemas.state import merged
 
@@ -39,6 +39,7 @@ class House:
 
     def __init__(self, *history: Write) -> None:
         self.history: list[Write] = []
+        self.registers: Registers | None = None
         self.version: dict[str, int] = {}
         self.state: dict[str, Any] = {}
         self.deleted = False
@@ -47,6 +48,8 @@ class House:
 
     def _keep(self, one: Write, fields: Mapping[str, Any]) -> None:
         self.history.append(one)
+        if self.registers is not None:
+            self.registers.add(one)
         self.version[one.actor] = self.version.get(one.actor, 0) + 1
         self.state = merged(self.state, fields)
 
@@ -57,7 +60,11 @@ class House:
             decision = simple(item, self.state)
             self.deleted = decision.deleted
         else:
-            decision = decide(item, self.history, self.version)
+            if self.registers is None:
+                self.registers = Registers(self.history, self.version)
+            decision = self.registers.decide(item)
+            # Kept up as it is read anew.
+            assert decision == Registers(self.history, self.version).decide(item)
             self.deleted = decision.deleted
         if decision.outcome != "conflict":
             self._keep(item._replace(touched=decision.touched), decision.fields)

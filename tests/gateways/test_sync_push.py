@@ -347,6 +347,19 @@ async def test_two_guests_in_one_room_are_shown_to_a_person(house: House) -> Non
     assert (await second.push(behind))[0]["outcome"] == "applied"
 
 
+async def test_a_guest_is_not_moved_into_a_room_that_was_given_away_meanwhile(house: House) -> None:
+    """One who is in house; whose stay is to come, or over, may be booked into any room."""
+    first, second = Desk(house), Desk(house, "desk-2")
+    await first.push(first.item("Reservation", "R1", BOOKING), first.item("CheckIn", "R1", ARRIVAL))
+    other = ARRIVAL | {"room_number": "305"}
+    await second.push(second.item("Reservation", "R2", BOOKING), second.item("Reservation", "R3", BOOKING))
+    booked = await second.one("Reservation", "R3", {"room_number": "301"}, "UPDATE", {"desk-2": 1})
+    await second.one("CheckIn", "R2", other, base={"desk-2": 1})
+    moved = await second.one("Reservation", "R2", {"room_number": "301"}, "UPDATE", {"desk-2": 2})
+    assert (booked["outcome"], moved["outcome"]) == ("applied", "conflict")
+    assert "room 301 was given to reservation:R1 meanwhile" in moved["errors"][0]["message"]
+
+
 async def test_who_knew_of_the_other_guest_may_share_the_room(house: House) -> None:
     """A desk that had pulled the first check-in puts a second guest into the room on purpose."""
     first, second = Desk(house), Desk(house, "desk-2")

@@ -14,7 +14,7 @@ from hub.log import groups
 from hub.log.restoration import put_heads
 from hub.log.stream_log import Head
 from hub.log.tenants import Tenants
-from hub.services import dispatcher, pages, reader, restoration
+from hub.services import dispatcher, history, pages, reader, restoration
 from hub.services.reader import Query, Reader
 from hub.services.restoration import Restoration
 from hub.store.archive import Batch, Fenced
@@ -120,6 +120,55 @@ async def test_an_entitys_history_is_found_by_the_archives_index(rig: Rig, monke
     assert found == [one.sequence for one in published if one.entity == ENTITIES[1]]
     archived = Cursor.decode(published[40].cursor).id
     assert min(places) >= archived
+
+
+async def test_a_quiet_tenants_events_are_read_without_its_neighbours(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its partition only what is not archived yet; of one without news nothing at all."""
+    near = next(name for name in (f"hotel-{n}" for n in range(99)) if rig.log.partition(name) == rig.log.partition(ONE))
+    monkeypatch.setattr(history, "CHUNK", 3)
+    [first] = await rig.publish(append(ONE))
+    await rig.publish(*[append(near) for _ in range(20)], *[append(ONE) for _ in range(4)])
+    await rig.archive()
+    await rig.publish(append(near), append(ONE), append(near))
+    asked: list[tuple[str, int]] = []
+
+    def told(name: str, read: Any) -> Any:
+        async def reading(*args: Any, **kwargs: Any) -> Any:
+            page = await read(*args, **kwargs)
+            asked.append((name, len(page)))
+            return page
+
+        return reading
+
+    monkeypatch.setattr(rig.log, "read", told("log", rig.log.read))
+    monkeypatch.setattr(rig.store.archive, "read", told("archive", rig.store.archive.read))
+    start = Cursor.decode(first.cursor).id
+    found = [entry async for entry in rig.history.of_tenant(ONE, start)]
+    assert [(entry.tenant_id, entry.sequence) for entry in found] == [(ONE, number) for number in range(2, 7)]
+    assert asked == [("archive", 3), ("archive", 1), ("log", 3), ("log", 0)]
+    asked.clear()
+    assert [entry async for entry in rig.history.of_tenant(ONE, found[-1].id)] == []
+    assert asked == []
+
+
+async def test_a_tenants_events_are_read_without_the_archive(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the log has them all; and of a history that the archive does not follow yet, by the log alone."""
+    places = await rig.publish(*[append(ONE) for _ in range(3)])
+    await rig.archive()
+    start = Cursor.decode(places[0].cursor).id
+
+    async def away(*_: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.store.archive, "places", away)
+        assert [entry.sequence async for entry in rig.history.of_tenant(ONE, start)] == [2, 3]
+    rig.log.epochs[rig.log.partition(ONE)] += 1
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.store.archive, "read", away)
+        assert [entry.sequence async for entry in rig.history.of_tenant(ONE, start)] == [2, 3]
 
 
 async def test_one_event_is_found_after_the_trim(rig: Rig, log_server: LogServer) -> None:

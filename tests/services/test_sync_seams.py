@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
@@ -230,13 +231,15 @@ async def test_who_is_to_decide_is_told_though_the_hub_died(seams: Seams) -> Non
 
 
 def _together(calls: int) -> Callable[[Any], Any]:
-    """Makes a method wait until so many have come to it."""
+    """Makes the first so many that come to a method wait for each other."""
     barrier = asyncio.Barrier(calls)
+    came = count(1)
 
     def wrap(method: Any) -> Any:
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
             found = await method(*args, **kwargs)
-            await barrier.wait()
+            if next(came) <= calls:
+                await barrier.wait()
             return found
 
         return wrapped
@@ -344,14 +347,14 @@ async def test_an_item_that_the_hub_fails_at_keeps_no_other(seams: Seams) -> Non
     """It is to be sent again; what else is in its batch is settled and written down."""
     bad = seams.item("Reservation", BOOKED, "CREATE")
     good = seams.item("Reservation", BOOKED | {"reservation_id": "R2"}, "CREATE", of="R2")
-    decide = SyncSettling.decide
+    settle = SyncSettling.settle
 
-    async def failing(self: SyncSettling, tenant_id: str, intent: Any, known: Any) -> Any:
+    async def failing(self: SyncSettling, tenant_id: str, intent: Any, *rest: Any, **named: Any) -> Any:
         if intent.uuid == bad["uuid"]:
             raise ValueError("a defect")
-        return await decide(self, tenant_id, intent, known)
+        return await settle(self, tenant_id, intent, *rest, **named)
 
-    with patch.object(SyncSettling, "decide", failing):
+    with patch.object(SyncSettling, "settle", failing):
         refused, taken = await seams.push(bad, good)
     assert (refused.outcome, taken.outcome) == ("retry", "applied")
     assert ((await seams.row(good)).outcome, (await seams.row(bad)).outcome) == ("applied", "retry")
@@ -429,6 +432,31 @@ async def test_what_is_archived_while_events_are_read_is_among_them(seams: Seams
 
     with patch.object(history, "entity", side_effect=overtaken):
         assert [entry.revision for entry in await records.events(TENANT, "room:301")] == [1, 2]
+
+
+async def test_many_unseen_edits_of_one_entity_read_its_history_once(seams: Seams) -> None:
+    """However long that is; each is held against what the ones before it came to all the same."""
+    for number in range(40):
+        await seams.publish("room", "status_changed", ROOM | {"maintenance_notes": str(number)})
+    await seams.archive()
+    edits = [
+        seams.item("RoomStatus", {"housekeeping": state}, of="301", base={"hotel-pms": 1}, ago_s=ago_s)
+        for state, ago_s in (("dirty", 10), ("clean", 7200), ("inspected", 5000))
+    ]
+    read = 0
+    known = seams.items.known
+
+    async def counted(tenant_id: str, uuids: Collection[str]) -> Any:
+        nonlocal read
+        read += len(uuids)
+        return await known(tenant_id, uuids)
+
+    with patch.object(seams.items, "known", counted):
+        results = await seams.push(*edits)
+    assert [one.outcome for one in results] == ["resolved"] * 3
+    assert (await seams.state("room", "room:301"))["housekeeping"] == "inspected"
+    # The items themselves, the events, and one more for each item that was settled after another.
+    assert read == 3 + 40 + 2
 
 
 # -- a log that was lost --------------------------------------------------------------------------------------------
