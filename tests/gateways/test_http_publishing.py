@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,21 @@ async def test_a_receipt_tells_where_the_event_lies(house: House) -> None:
     assert set(receipt) == {"event_id", "cursor", "sequence", "revision", "duplicate"}
     assert (receipt["sequence"], receipt["revision"], receipt["duplicate"]) == (1, 1, False)
     assert uuid.UUID(receipt["event_id"]).version == 7
+
+
+async def test_a_body_that_is_cut_off_is_no_failure_of_the_hub(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """It is noted as a bad request; nothing is stored of it, and no traceback fills the log."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.hub.port)
+    lines = ["POST /api/v1/events HTTP/1.1", "Host: hub", "Content-Length: 1000"]
+    lines.append(f"Authorization: {house.headers()['Authorization']}")
+    writer.write("\r\n".join([*lines, "", '{"type":']).encode())
+    await writer.drain()
+    writer.write_eof()
+    # What it says is for nobody; that it is over is awaited.
+    await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_a_duplicate_gets_the_first_receipt(house: House) -> None:

@@ -13,6 +13,7 @@ import orjson
 from fastapi import Depends, Request
 from fastapi.responses import Response
 from pydantic import TypeAdapter, ValidationError
+from starlette.requests import ClientDisconnect
 
 from hub.core.entry import Entry
 from hub.log.dead_letters import DeadLetters
@@ -157,7 +158,7 @@ async def body(request: Request) -> bytes:
     """The whole body, at most 1 MiB.
 
     Raises:
-        Problem: `too_large`.
+        Problem: `too_large`; `invalid_request`: it did not come in time, or was cut off.
     """
     announced = request.headers.get("Content-Length", "0")
     if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
@@ -170,6 +171,9 @@ async def body(request: Request) -> bytes:
                 if size > MAX_BODY_BYTES:
                     raise Problem("too_large", f"the limit is {MAX_BODY_BYTES} bytes")
                 pieces.append(piece)
+    except ClientDisconnect:
+        # Nobody is there to read this; else it would be told as a failure of the hub.
+        raise Problem("invalid_request", f"the line was cut after {size} bytes of the body") from None
     except TimeoutError:
         raise Problem("invalid_request", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
     return b"".join(pieces)
