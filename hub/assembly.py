@@ -179,6 +179,9 @@ class Assembly:
         self._stack.push_async_callback(devices.stop)
         records = SyncRecords(self._history)
         settling = SyncSettling(self._history, self._publisher, records, store.sync_items, OccupiedRooms(self._history))
+        conflicts = ConflictDesk(
+            store.sync_conflicts, records, self._history, self._announcer, systems, self._metrics, devices.wake
+        )
         syncer = Syncer(
             self._history,
             settling,
@@ -187,9 +190,7 @@ class Assembly:
             devices,
             self._announcer,
             self._metrics,
+            finish=conflicts.finish,
             zone=lambda tenant_id: self._tenants.get(tenant_id).zone,
-        )
-        conflicts = ConflictDesk(
-            store.sync_conflicts, records, self._history, self._announcer, systems, self._metrics, devices.wake
         )
         return Sync(syncer, SyncReading(self._history, devices, self._metrics), devices, conflicts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -145,7 +145,10 @@ class ConflictDesk:
                 raise invalid_request("after", "must be the `next` of a page, as it was given")
             place = (int(found[1]), found[2])
         tenants = wanted.tenants or (None if claims.all_tenants else claims.tenants)
-        rows = await self._conflicts.listed(replace(wanted, tenants=tenants, types=types), limit + 1, place)
+        wanted = replace(wanted, tenants=tenants, types=types)
+        rows = await self._conflicts.listed(wanted, limit + 1, place)
+        if any([await self.finish(one.conflict_id) for one in rows if _half_done(one)]):
+            rows = await self._conflicts.listed(wanted, limit + 1, place)
         last = rows[limit - 1] if len(rows) > limit else None
         return Listing(
             [shown(one) for one in rows[:limit]], None if last is None else f"c{last.opened_ms}-{last.conflict_id}"
@@ -179,6 +182,8 @@ class ConflictDesk:
     async def _get(self, claims: Claims, conflict_id: str) -> tuple[Conflict, ConflictItem]:
         types = self._types(claims)
         found = await self._conflicts.get(conflict_id)
+        if found is not None and _half_done(found) and await self.finish(conflict_id):
+            found = await self._conflicts.get(conflict_id)
         if found is None or not claims.holds(found.tenant_id) or (types is not None and found.type not in types):
             raise Problem("not_found", f"there is no conflict {conflict_id[:64]}")
         item = await self._conflicts.item(found.tenant_id, found.uuid)
@@ -236,11 +241,25 @@ class ConflictDesk:
                     await self._conflicts.release(conflict_id, stands)
             raise
         try:
-            closed = await self._close(case, whose, revision, cursor)
+            closed = await self._close(held, item, whose, revision, cursor)
         except StoreUnavailable as error:
             said = "the decision is published, but the conflict could not be closed; resolve it again in the same way"
             raise Problem("outcome_unknown", said, extra={"event_id": conflict.uuid}) from error
         return _over(closed, mine)
+
+    async def finish(self, conflict_id: str) -> bool:
+        """Close a conflict whose decision is in the log already: the hub that published it died before it could, or is
+        at it. Whether it is closed now."""
+        conflict = await self._conflicts.get(conflict_id)
+        if conflict is None or conflict.claim is None or conflict.state == "resolved":
+            return conflict is not None and conflict.state == "resolved"
+        entry = await self._history.find(conflict.tenant_id, conflict.uuid)
+        item = await self._conflicts.item(conflict.tenant_id, conflict.uuid)
+        if entry is None or item is None:
+            return False
+        whose = _whose(conflict, [conflict.claim], entry, self._now_ms())
+        await self._close(conflict, item, whose, entry.revision, entry.cursor)
+        return True
 
     async def _publish(self, case: _Case, planned: _Plan) -> tuple[Claim, int, str]:
         """Publish the event unless it is in the log: whose decision it is, and its place."""
@@ -249,7 +268,8 @@ class ConflictDesk:
         entry = await self._history.find(conflict.tenant_id, conflict.uuid)
         for _ in range(ATTEMPTS):
             if entry is not None:
-                return _whose(case, entry, self._now_ms()), entry.revision, entry.cursor
+                claims = [case.decision, *([] if conflict.claim is None else [conflict.claim])]
+                return _whose(conflict, claims, entry, self._now_ms()), entry.revision, entry.cursor
             try:
                 receipt = await self._announcer.publish(conflict.tenant_id, _event(case, planned))
             except Problem as problem:
@@ -273,9 +293,11 @@ class ConflictDesk:
             raise Problem("outcome_unknown", f"the event {event_id} was stored, and is not found now")
         return entry
 
-    async def _close(self, case: _Case, whose: Claim, revision: int, cursor: str) -> Conflict:
-        conflict, now_ms = case.conflict, self._now_ms()
-        done = Settlement(revision, cursor, _winner(conflict, whose), _touched(case, whose))
+    async def _close(
+        self, conflict: Conflict, item: ConflictItem, whose: Claim, revision: int, cursor: str
+    ) -> Conflict:
+        now_ms = self._now_ms()
+        done = Settlement(revision, cursor, _winner(conflict, whose), _touched(conflict, item, whose))
         closed, by_this = await self._conflicts.resolve(conflict.conflict_id, whose, done, now_ms)
         if by_this:
             self._metrics.conflicts.labels(conflict.model, "manual", whose.choice).inc()
@@ -397,12 +419,17 @@ def _event(case: _Case, plan: _Plan) -> dict[str, Any]:
     return event
 
 
-def _whose(case: _Case, entry: Entry, now_ms: int) -> Claim:
-    """Whose decision an event is that is in the log by the item's uuid."""
-    event, before = entry.event, case.conflict.claim
-    if entry.source == HUB and event.get("causation_id") == case.conflict.conflict_id:
-        for one in (case.decision, before):
-            if one is not None and event.get("correlation_id") == one.claim_id:
+def _half_done(conflict: Conflict) -> bool:
+    """Whether somebody has begun to decide it."""
+    return conflict.state == "open" and conflict.claim is not None
+
+
+def _whose(conflict: Conflict, claims: Iterable[Claim], entry: Entry, now_ms: int) -> Claim:
+    """Which of these decisions an event is that is in the log by the item's uuid, or whose else."""
+    event = entry.event
+    if entry.source == HUB and event.get("causation_id") == conflict.conflict_id:
+        for one in claims:
+            if event.get("correlation_id") == one.claim_id:
                 return one
     by = f"{event.get('device_id') or entry.source or 'unknown'}: {entry.type}.{entry.action}"
     return Claim(str(uuid_utils.uuid7()), by[:MAX_BY], "elsewhere", now_ms)
@@ -417,12 +444,12 @@ def _winner(conflict: Conflict, whose: Claim) -> str | None:
     return rivals.pop() if len(rivals) == 1 else None
 
 
-def _touched(case: _Case, whose: Claim) -> frozenset[str]:
+def _touched(conflict: Conflict, item: ConflictItem, whose: Claim) -> frozenset[str]:
     """What of the event was news."""
     if whose.choice == "current":
         return frozenset()
-    said = case.item.touched
-    news = frozenset(case.conflict.incoming if said is None else said) | frozenset(whose.data or ())
+    said = item.touched
+    news = frozenset(conflict.incoming if said is None else said) | frozenset(whose.data or ())
     return news - TRACKING
 
 

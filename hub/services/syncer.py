@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
@@ -91,10 +91,13 @@ class Syncer:
         announcer: Announcer,
         metrics: Metrics,
         *,
+        finish: Callable[[str], Awaitable[bool]],
         zone: Callable[[str], tzinfo],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """`finish` closes a conflict whose decision is in the log, and tells whether it is closed."""
         self._history = history
+        self._finish = finish
         self._settling = settling
         self._records = records
         self._items = items
@@ -278,7 +281,8 @@ class Syncer:
         for index, intent in intents.items():
             lanes.setdefault(intent.entity, []).append(index)
         known = await self._records.load(tenant_id, list(lanes))
-        held = await self._items.held(tenant_id, request.device_id, list(lanes))
+        open = await self._items.held(tenant_id, request.device_id, list(lanes))
+        held = {entity: conflict for entity, conflict in open.items() if not await self._finish(conflict)}
         settled: dict[int, Settled] = {}
         turn = asyncio.Semaphore(LANES)
 

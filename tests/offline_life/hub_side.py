@@ -147,18 +147,6 @@ class HubSide:
         records = SyncRecords(self.history)
         items = self.store.sync_items
         settling = SyncSettling(self.history, self.publisher, records, items, OccupiedRooms(self.history))
-        self.syncer = Syncer(
-            self.history,
-            settling,
-            records,
-            items,
-            self.devices,
-            announcer,
-            metrics,
-            zone=lambda _: LISBON,
-            clock=clock.now,
-        )
-        self.reading = SyncReading(self.history, self.devices, metrics)
         self.conflicts = ConflictDesk(
             self.store.sync_conflicts,
             records,
@@ -169,6 +157,19 @@ class HubSide:
             self.devices.wake,
             wall=clock.wall,
         )
+        self.syncer = Syncer(
+            self.history,
+            settling,
+            records,
+            items,
+            self.devices,
+            announcer,
+            metrics,
+            finish=self.conflicts.finish,
+            zone=lambda _: LISBON,
+            clock=clock.now,
+        )
+        self.reading = SyncReading(self.history, self.devices, metrics)
         submit = self.publisher.submit
 
         async def published(*args: Any) -> Any:

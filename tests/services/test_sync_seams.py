@@ -25,6 +25,7 @@ from hub.services.sync_records import SyncRecords
 from hub.services.sync_settling import SyncSettling
 from hub.services.syncer import Syncer
 from hub.store.database import StoreUnavailable
+from hub.store.sync_conflicts import SyncConflicts
 from hub.store.sync_items import Stored
 from hub.store.sync_tables import sync_conflicts
 from schemas import strict_json
@@ -71,6 +72,7 @@ class Seams(ConflictHouse):
             NoDevices(),
             self.announcer,
             self.rig.metrics,
+            finish=self.desk.finish,
             zone=lambda _: UTC,
             clock=lambda: datetime.fromtimestamp(self.now / 1000, UTC),
         )
@@ -225,6 +227,25 @@ async def test_who_is_to_decide_is_told_though_the_hub_died(seams: Seams) -> Non
     for _ in range(2):
         assert [one.outcome for one in await seams.push(item)] == ["conflict"]
     assert await seams.notices("sync-conflict") == 1
+
+
+async def test_who_waits_for_a_decision_that_was_published_waits_no_longer(seams: Seams) -> None:
+    """The hub died between the event of a person's decision and the conflict's row."""
+    await seams.publish("reservation", "created", BOOKED)
+    await seams.publish("checkin_checkout", "checked_in", ARRIVED)
+    held = seams.item("CheckIn", ARRIVED | {"room_number": "302"}, "CREATE", {"hotel-pms": 1})
+    behind = seams.item("CheckOut", ARRIVED | {"room_number": "302"}, "CREATE", {"hotel-pms": 1})
+    conflict, waits = await seams.push(held, behind)
+    assert (conflict.outcome, waits.outcome) == ("conflict", "retry")
+    assert conflict.conflict_id is not None
+    with (
+        patch.object(SyncConflicts, "resolve", side_effect=asyncio.CancelledError),
+        pytest.raises(asyncio.CancelledError),
+    ):
+        await seams.resolve(conflict.conflict_id, "incoming")
+    assert await seams.conflict_states() == [(held["uuid"], "open")]
+    (goes_on,) = await seams.push(behind)
+    assert (goes_on.outcome, await seams.conflict_states()) == ("resolved", [(held["uuid"], "resolved")])
 
 
 # -- two at once ----------------------------------------------------------------------------------------------------
