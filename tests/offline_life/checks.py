@@ -19,7 +19,7 @@ from .ledger import balances
 from .world import Violation, World
 
 AUTOMATIC: Final = 0.95
-"""The least share of concurrent edits that nobody is asked about."""
+"""The least share of concurrent edits that nobody is asked about (R106): of many lives, one alone has too few."""
 _SHOWN: Final = 12
 
 
@@ -37,20 +37,20 @@ class Figures:
     faults: Mapping[str, int]
     counts: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def automatic(self) -> float:
-        """The share of concurrent edits that nobody was asked about."""
-        every = sum(self.policies.values())
-        return 1.0 if not every else 1 - self.policies.get("manual", 0) / every
-
     def line(self) -> str:
         """All of it, for people."""
         policies = " ".join(f"{name} {count}" for name, count in sorted(self.policies.items()))
         faults = " ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
         return (
             f"{self.operations} operations, {self.items} items, {self.events} events, {self.syncs} syncs "
-            f"({self.broken} broken off); {policies}: {self.automatic:.1%} automatic; {faults}"
+            f"({self.broken} broken off); {policies}: {automatic(self.policies):.1%} automatic; {faults}"
         )
+
+
+def automatic(policies: Mapping[str, int]) -> float:
+    """The share of concurrent edits that nobody was asked about."""
+    every = sum(policies.values())
+    return 1.0 if not every else 1 - policies.get("manual", 0) / every
 
 
 async def archived(world: World) -> list[Entry]:
@@ -90,8 +90,6 @@ async def check(world: World) -> Figures:
         {**world.faults.counts, "device_died": world.counts["device_died"]},
         world.counts,
     )
-    if figures.automatic <= AUTOMATIC:
-        wrong.append(f"only {figures.automatic:.1%} of the concurrent edits were settled without a person: {policies}")
     if wrong:
         more = [f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
         raise Violation("\n".join([*wrong[:_SHOWN], *more]))
