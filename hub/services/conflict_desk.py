@@ -37,7 +37,7 @@ from hub.store.sync_conflicts import (
     Conflict,
     ConflictFilter,
     ConflictItem,
-    Settlement,
+    Resolution,
     SyncConflicts,
 )
 from hub.telemetry import Metrics
@@ -297,7 +297,7 @@ class ConflictDesk:
         self, conflict: Conflict, item: ConflictItem, whose: Claim, revision: int, cursor: str
     ) -> Conflict:
         now_ms = self._now_ms()
-        done = Settlement(revision, cursor, _winner(conflict, whose), _touched(conflict, item, whose))
+        done = Resolution(revision, cursor, _winner(conflict, whose), _touched(conflict, item, whose))
         closed, by_this = await self._conflicts.resolve(conflict.conflict_id, whose, done, now_ms)
         if by_this:
             self._metrics.conflicts.labels(conflict.model, "manual", whose.choice).inc()

@@ -27,7 +27,7 @@ from hub.services.occupied_rooms import OccupiedRooms
 from hub.services.publisher import Publisher
 from hub.services.sync_intake import Intent, answer, rejected
 from hub.services.sync_records import Known, SyncRecords
-from hub.store.sync_items import Conflict, Settlement, Stored, SyncItems
+from hub.store.sync_items import ConflictMet, Settlement, Stored, SyncItems
 from schemas import strict_json
 from schemas.billing import balanced
 from schemas.cursor import ZERO, StreamId
@@ -51,7 +51,7 @@ class Settled:
 
     result: ItemResult
     settlement: Settlement
-    conflict: Conflict | None = None
+    conflict: ConflictMet | None = None
     decision: Decision | None = None
 
 
@@ -441,7 +441,7 @@ def _row(
     decision: Decision,
     now_ms: int,
     receipt: Mapping[str, Any] | None,
-) -> Conflict:
+) -> ConflictMet:
     pushed = intent.pushed
     fields: list[dict[str, Any]] = [
         {
@@ -455,7 +455,7 @@ def _row(
         }
         for one in decision.contests
     ]
-    return Conflict(
+    return ConflictMet(
         conflict_id(tenant_id, intent.uuid),
         intent.uuid,
         pushed.device_id,

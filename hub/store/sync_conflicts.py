@@ -98,7 +98,7 @@ class ConflictItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
+class Resolution:
     """What closes a conflict: the event's place, who won, and what of the event was news."""
 
     revision: int
@@ -192,7 +192,7 @@ class SyncConflicts:
                 none = dict.fromkeys(("resolved_by", "choice", "resolution", "resolved_ms"))
                 await connection.execute(update(sync_conflicts).where(same).values(**none))
 
-    async def resolve(self, conflict_id: str, claim: Claim, done: Settlement, now_ms: int) -> tuple[Conflict, bool]:
+    async def resolve(self, conflict_id: str, claim: Claim, done: Resolution, now_ms: int) -> tuple[Conflict, bool]:
         """Close a conflict whose event is in the log, and settle its item; the conflict as it is then, and whether it
         was this that closed it."""
         async with self._database.writing() as connection:

@@ -75,7 +75,7 @@ class Settlement(NamedTuple):
     errors: Sequence[Mapping[str, str]] = ()
 
 
-class Conflict(NamedTuple):
+class ConflictMet(NamedTuple):
     """Two that changed the same: `fields` are {field, base, current, incoming, winner}."""
 
     conflict_id: str
@@ -110,7 +110,7 @@ class SyncItems:
         dialect: Any = sqlite if database.sqlite else postgresql
         self._add = dialect.insert(sync_items).on_conflict_do_nothing()
         add = dialect.insert(sync_conflicts)
-        anew = {name: add.excluded[name] for name in Conflict._fields if name != "conflict_id"}
+        anew = {name: add.excluded[name] for name in ConflictMet._fields if name != "conflict_id"}
         self._put = add.on_conflict_do_update(
             index_elements=["conflict_id"], set_=anew | dict.fromkeys(("resolved_by", "choice", "resolution"))
         )
@@ -168,7 +168,7 @@ class SyncItems:
                 await connection.execute(self._add, rows)
 
     async def settle(
-        self, tenant_id: str, settlements: Sequence[Settlement], conflicts: Sequence[Conflict] = ()
+        self, tenant_id: str, settlements: Sequence[Settlement], conflicts: Sequence[ConflictMet] = ()
     ) -> dict[str, str]:
         """Write down what became of items, and the conflicts they met, in one transaction.
 
@@ -197,7 +197,7 @@ class SyncItems:
         connection: AsyncConnection,
         tenant_id: str,
         settlements: Sequence[Settlement],
-        conflicts: Sequence[Conflict],
+        conflicts: Sequence[ConflictMet],
     ) -> None:
         changes = [
             {

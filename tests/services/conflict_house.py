@@ -16,7 +16,7 @@ from hub.services.conflict_desk import ConflictDesk, ResolveRequest
 from hub.services.publisher import Publisher, Systems
 from hub.services.sync_records import SyncRecords
 from hub.store.sync_conflicts import SyncConflicts
-from hub.store.sync_items import Conflict, Pushed, Settlement, SyncItems
+from hub.store.sync_items import ConflictMet, Pushed, Settlement, SyncItems
 from schemas import registry, strict_json
 from schemas.canonical import checksum
 from schemas.cursor import ZERO
@@ -132,7 +132,7 @@ class ConflictHouse:
             }
             for name in contested
         ]
-        row = Conflict(
+        row = ConflictMet(
             conflict_id,
             uuid,
             DEVICE,

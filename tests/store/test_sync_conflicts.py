@@ -11,7 +11,7 @@ import orjson
 from sqlalchemy import insert, select, update
 
 from hub.store.database import Database
-from hub.store.sync_conflicts import CLAIM_MS, Claim, Conflict, ConflictFilter, Settlement, SyncConflicts
+from hub.store.sync_conflicts import CLAIM_MS, Claim, Conflict, ConflictFilter, Resolution, SyncConflicts
 from hub.store.sync_tables import sync_conflicts, sync_items
 
 NOW = 1_784_077_441_000
@@ -29,7 +29,7 @@ FIELDS = [
 ]
 ANNA = Claim("claim-a", "anna (hotel-pms)", "incoming", NOW, None, "she called")
 BEN = Claim("claim-b", "ben (hotel-pms)", "edited", NOW + 10, {"room_number": "303"})
-DONE = Settlement(4, "cursor-4", "desk-1", {"room_number"})
+DONE = Resolution(4, "cursor-4", "desk-1", {"room_number"})
 
 
 def ids(number: int) -> tuple[str, str]:

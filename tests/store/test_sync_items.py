@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from hub.store.database import Database
-from hub.store.sync_items import Conflict, Pushed, Settlement, SyncItems
+from hub.store.sync_items import ConflictMet, Pushed, Settlement, SyncItems
 from hub.store.sync_tables import sync_conflicts
 
 TENANT = "t-1"
@@ -37,11 +37,11 @@ def pushed(number: int, **more: Any) -> Pushed:
     return item._replace(**more)
 
 
-def conflict(number: int, state: str = "open") -> Conflict:
+def conflict(number: int, state: str = "open") -> ConflictMet:
     """What an item met."""
     item = pushed(number)
     resolved = NOW if state == "resolved" else None
-    return Conflict(
+    return ConflictMet(
         str(UUID(int=number + 1000)),
         item.uuid,
         item.device_id,
