@@ -67,6 +67,10 @@ class Keys:
         """Hash: how far a replay to a group is: `at`, the last place looked at, and `events` handed over."""
         return self._of(partition, f"replay:{replay_id}")
 
+    def turn(self, partition: int, tenant_id: str, name: str) -> str:
+        """String: who has the turn at something of a tenant's (`hub.log.turns`)."""
+        return self._of(partition, f"turn:{tenant_id} {name}")
+
 
 def partition_of(tenant_id: str, partitions: int) -> int:
     """The partition that holds all of a tenant's events."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
@@ -13,6 +15,7 @@ import orjson
 from hub.core.entry import Entry
 from hub.core.occupancy import Occupancy, Stay
 from hub.core.versions import actor
+from hub.log.turns import turn
 from hub.services.history import History
 from hub.store.entities import NOTHING
 from schemas.cursor import ZERO, StreamId
@@ -40,11 +43,16 @@ class OccupiedRooms:
         self._entities = history.store.entities
         self._properties: OrderedDict[str, _Property] = OrderedDict()
         self._rooms: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        """Of those rooms for which somebody has a turn, or waits for one."""
+        """Of those rooms for which somebody here has a turn, or waits for one."""
 
-    def turn(self, tenant_id: str, room: str) -> asyncio.Lock:
-        """Held while a guest is checked in, or two desks would both find the room empty."""
-        return self._rooms.setdefault((tenant_id, room), asyncio.Lock())
+    @asynccontextmanager
+    async def turn(self, tenant_id: str, room: str) -> AsyncIterator[None]:
+        """Held while a guest is checked in, or two desks would both find the room empty, at one hub or at two."""
+        async with (
+            self._rooms.setdefault((tenant_id, room), asyncio.Lock()),
+            turn(self._history.log, tenant_id, f"room:{room}"),
+        ):
+            yield
 
     async def of(self, tenant_id: str, room: str) -> list[Stay]:
         """The stays in a room, with everything that is in the log by now."""

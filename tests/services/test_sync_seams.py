@@ -15,11 +15,12 @@ from uuid import uuid4
 import orjson
 import pytest
 from conflict_house import ARRIVED, BOOKED, TENANT, ConflictHouse
-from feed_rig import Rig, claims
+from feed_rig import Rig, claims, turns
 from replay_desk import T0
 from sqlalchemy import func, select
 
 from hub.core.entry import Entry
+from hub.log import turns as log_turns
 from hub.services.occupied_rooms import OccupiedRooms
 from hub.services.sync_records import SyncRecords
 from hub.services.sync_settling import SyncSettling
@@ -299,6 +300,29 @@ async def test_who_comes_second_leaves_what_the_first_wrote_down(seams: Seams) -
     assert (row.outcome, row.policy, row.touched) == ("resolved", "merge", frozenset({"special_requests"}))
 
 
+async def test_two_hubs_give_one_room_away_once(seams: Seams) -> None:
+    """Two desks come back at the same instant, each to another hub: the second guest is a person's to look at."""
+    ours = seams.hub_of()
+    other = seams.item("CheckIn", ARRIVED | {"reservation_id": "R2"}, "CREATE", of="R2")
+    look, looked, goes_on = ours._settling._rooms.of, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        found = await look(*args)
+        looked.set()
+        await goes_on.wait()
+        return found
+
+    with patch.object(ours._settling._rooms, "of", slow):
+        first = asyncio.create_task(seams.push(seams.item("CheckIn", ARRIVED, "CREATE"), hub=ours))
+        await looked.wait()
+        second = asyncio.create_task(seams.push(other, hub=seams.hub_of(), device="desk-2"))
+        await turns(200)
+        assert not second.done()
+        goes_on.set()
+        outcomes = [one.outcome for one in [*await first, *await second]]
+    assert outcomes == ["applied", "conflict"]
+
+
 async def test_two_hubs_that_decide_otherwise(seams: Seams) -> None:
     """One found the room empty and published; the other found it taken: the event in the log is what counts."""
     await seams.publish("reservation", "created", BOOKED)
@@ -316,7 +340,8 @@ async def test_two_hubs_that_decide_otherwise(seams: Seams) -> None:
 
         return later()
 
-    with patch.object(slow._settling._publisher, "submit", held):
+    # So slow that its turn at the room is over.
+    with patch.object(slow._settling._publisher, "submit", held), patch.object(log_turns, "HELD_MS", 1):
         first = asyncio.create_task(seams.push(item, hub=slow))
         await looked.wait()
     await seams.publish("checkin_checkout", "checked_in", ARRIVED | {"reservation_id": "R2"})
