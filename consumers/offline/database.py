@@ -11,10 +11,12 @@ it, so a refused change is undone by not laying it any more.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 from uuid import uuid4
 
 import orjson
@@ -34,6 +36,7 @@ from consumers.offline.items import (
 )
 from consumers.offline.local_file import LocalFile
 from consumers.offline.local_schema import damage
+from consumers.offline.lost import beyond, of_another, turned
 from consumers.offline.operation_log import Notes
 from consumers.offline.operations import Operations
 from consumers.offline.queue import Queue, milliseconds
@@ -45,6 +48,8 @@ MAX_RETRIES: Final = 3
 """How often an item that the hub would not take just then is sent again by itself (R51)."""
 
 _DEVICE: Final = re.compile(r"[!-~]{1,100}")
+SEEN_BY_WAITING: Final = "seen_by_waiting"
+"""In the vault: what was pulled when the waiting items were made (`consumers.offline.seen`)."""
 _SYNCED: Final = frozenset({"applied", "duplicate", "resolved"})
 
 
@@ -254,15 +259,18 @@ class LocalDatabase:
         """Apply a page of pulled changes and move the cursor, in one transaction. Applying it twice does nothing.
 
         A change of a newer schema version is kept aside until this release knows it (R45), and so are later ones of its
-        record. A change that is an own item's event confirms that.
+        record. A change that is an own item's event confirms that. Where the cursor is of another epoch than the one
+        before, items that this one may have lost are queued again.
         """
         with self._file.writing():
             applied = self._records.apply(changes)
             self._file.out += applied.confirmed
+            again = self._again_where_turned(cursor)
             self._notes.put_meta("cursor", cursor)
             if applied.confirmed:
                 self._operations.watch_length()
-        return applied
+        self._note_again(again)
+        return replace(applied, again=again)
 
     def begin_snapshot(self, *, afresh: bool = False) -> str | None:
         """Begin a snapshot, or go on with one that was broken off: where to ask from (`after`), None from the start.
@@ -290,12 +298,22 @@ class LocalDatabase:
             raise RuntimeError("no snapshot was begun")
         return going
 
-    def add_snapshot(self, records: Iterable[SyncRecord], next: str | None, cursor: str | None = None) -> None:
-        """Take in one page, in one transaction. `next`: where to go on; `cursor`: the page's (the first one counts)."""
+    def add_snapshot(self, records: Iterable[SyncRecord], next: str | None, cursor: str | None = None) -> int:
+        """Take in one page, in one transaction. `next`: where to go on; `cursor`: the page's (the first one counts).
+
+        Where that is of another epoch than what was pulled before, items that this one may have lost are queued again:
+        how many.
+        """
         with self._file.writing():
-            going = self._going_snapshot()
-            self._records.put(list(records), going.generation)
+            going, found = self._going_snapshot(), list(records)
+            # First: in another epoch, others' events may have the revisions of those that are lost.
+            again = self._again_where_turned(cursor) if going.cursor is None else 0
+            self._records.put(found, going.generation)
+            self._queue.weigh(found)
+            self._records.confirm_covered([(one.type, one.entity) for one in found])
             self._put_snapshot(Snapshot(going.generation, next, going.cursor or cursor))
+        self._note_again(again)
+        return again
 
     def end_snapshot(self, cursor: str) -> int:
         """All pages are in: records that were in none are removed, and pulling goes on from `cursor`.
@@ -310,6 +328,38 @@ class LocalDatabase:
             self._put_snapshot(None)
             self._notes.put_meta("cursor", going.cursor or cursor)
         return gone
+
+    @property
+    def unpulled(self) -> int:
+        """How many items were answered for by events behind the cursor, which have not been pulled."""
+        with self._file.reading():
+            return len(self._queue.unpulled(partial(beyond, now=self._notes.meta("cursor"))))
+
+    def queue_lost(self) -> int:
+        """All that the hub has was pulled: queue the `unpulled` items again, for their events are lost. How many."""
+        with self._file.writing():
+            again = self._again(partial(beyond, now=self._notes.meta("cursor")))
+        self._note_again(again)
+        return again
+
+    def _again_where_turned(self, cursor: str | None) -> int:
+        """In the transaction that moves the cursor: once it is moved, nothing tells that the epoch was another."""
+        if not turned(self._notes.meta("cursor"), cursor):
+            return 0
+        return self._again(partial(of_another, now=cursor))
+
+    def _again(self, lost: Callable[[Mapping[str, Any]], bool]) -> int:
+        again = self._queue.again(lost)
+        if again:
+            # What was pulled when they were made is known no more, and less than now: tell the hub of nothing.
+            self._notes.put_vault(SEEN_BY_WAITING, b"")
+            self._operations.watch_length()
+        return again
+
+    def _note_again(self, again: int) -> None:
+        if again:
+            # There they are done with; this begins it anew with all that waits.
+            self._file.shorten(self._operations.sequence(), self._queue, always=True)
 
     def repair(self, records: Iterable[SyncRecord], gone: Iterable[tuple[str, str]] = ()) -> None:
         """Put the hub's state in the place of some records, and remove those the hub does not have ((type, entity)).

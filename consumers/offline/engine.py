@@ -252,8 +252,22 @@ class SyncEngine:
     async def _carry_out(self, trigger: Trigger, tally: Tally) -> None:
         if trigger != "live":
             await self._puller.begin(tally)
+            await self._look_back(tally)
             await self._push(tally)
+        again = tally.again
         await self._puller.pull(tally)
+        if tally.again > again:
+            await self._push(tally)
+            await self._puller.pull(tally)
+
+    async def _look_back(self, tally: Tally) -> None:
+        """Where an answer came and its event did not: see whether the hub lost it, before what was done after it is
+        sent and taken first."""
+        if await self._local.call(lambda database: database.unpulled):
+            try:
+                await self._puller.pull(tally)
+            except HubRefused as refusal:
+                log.warning("pull_before_push_refused", reason=str(refusal))
 
     async def _push(self, tally: Tally) -> None:
         counts = await self._local.call(lambda database: database.counts())

@@ -39,7 +39,8 @@ class QueueItem:
     """One change on its way to the hub (R47).
 
     `laid` tells whether it is laid over its record: from when it is made until its event is pulled, or until it is
-    refused or discarded. `not_before` is when it may be sent again. `result` is what the hub said last.
+    refused or discarded. `not_before` is when it may be sent again. `result` is what the hub said last; of one
+    that it took and lost, the receipt stays while it says `retry`.
     """
 
     uuid: str
@@ -146,13 +147,15 @@ class Settled:
 class Applied:
     """What pulled changes did: `applied` to records, `known` before, `held` for a newer release.
 
-    `confirmed` are own items whose event this was.
+    `confirmed` are own items whose event this was; `again` is how many others were queued again, because the hub's
+    history is another one now.
     """
 
     applied: int = 0
     known: int = 0
     held: int = 0
     confirmed: tuple[str, ...] = ()
+    again: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,8 @@ class LocalFile:
         journal.mark("out", sorted(synced - known.out))
         journal.mark("discarded", sorted(discarded - known.discarded))
         journal.mark("void", sorted(known.items.keys() - here.keys() - known.done - known.out - known.void))
-        lacking = known.bad > 0 or any(uuid not in known.items for uuid, _ in queue.unsettled())
+        # Those that are out there and wait here are sent once more.
+        lacking = known.bad > 0 or any(uuid not in known.items or uuid in known.out for uuid, _ in queue.unsettled())
         self.shorten(desk["sequence"], queue, always=lacking)
 
     @contextmanager

@@ -12,6 +12,7 @@ from consumers.errors import Disconnected, HubRefused
 from consumers.offline.comparison import Local
 from consumers.offline.database import LocalDatabase
 from consumers.offline.hub_link import SyncHub
+from consumers.offline.items import Applied
 from consumers.offline.pushing import Tally
 from consumers.offline.seen import about_to_pull
 from schemas.sync import Change, PullResponse, SyncRecord
@@ -60,7 +61,7 @@ class Puller:
 
     async def pull(self, tally: Tally) -> None:
         """Pull what is new. Where the hub's history does not reach back to the cursor, begin again with a snapshot; the
-        queue stays.
+        queue stays. What the hub took and lost is queued again (`tally.again`): push, and pull once more.
 
         Raises:
             Disconnected, AccessRefused, HubRefused, LocalError: it was broken off; what was pulled stays.
@@ -83,8 +84,9 @@ class Puller:
             if page.changes or page.next != self.cursor:
                 settling = 0
                 changes, cursor = page.changes, page.next
-                await self._local.call(_applying(changes, cursor))
+                applied = await self._local.call(_applying(changes, cursor))
                 self.cursor = cursor
+                self._lost(applied.again, tally)
                 tally.pulled += len(changes)
             elif page.more:
                 if settling == SETTLING_TRIES:
@@ -92,8 +94,14 @@ class Puller:
                 await self._clock.sleep(SETTLING_S * 2**settling)
                 settling += 1
             if not page.more:
+                self._lost(await self._local.call(lambda database: database.queue_lost()), tally)
                 return True
             await self._told(tally)
+
+    def _lost(self, again: int, tally: Tally) -> None:
+        if again:
+            log.warning("items_lost_by_the_hub", queued_again=again)
+            tally.again += again
 
     async def _page(self, after: str | None) -> PullResponse | None:
         try:
@@ -121,7 +129,7 @@ class Puller:
                 raise Disconnected("the answer tells of more pages, and not where", sent=True)
             follows = page.next if page.more else None
             records, cursor = page.records, page.cursor
-            await self._local.call(_adding(records, follows, cursor))
+            self._lost(await self._local.call(_adding(records, follows, cursor)), tally)
             tally.pulled += len(records)
             if follows is None:
                 break
@@ -132,17 +140,17 @@ class Puller:
         log.info("snapshot_taken", records=tally.pulled)
 
 
-def _applying(changes: Sequence[Change], cursor: str) -> Callable[[LocalDatabase], object]:
-    def work(database: LocalDatabase) -> object:
+def _applying(changes: Sequence[Change], cursor: str) -> Callable[[LocalDatabase], Applied]:
+    def work(database: LocalDatabase) -> Applied:
         about_to_pull(database)
         return database.apply_changes(changes, cursor)
 
     return work
 
 
-def _adding(records: Sequence[SyncRecord], follows: str | None, cursor: str) -> Callable[[LocalDatabase], None]:
-    def work(database: LocalDatabase) -> None:
+def _adding(records: Sequence[SyncRecord], follows: str | None, cursor: str) -> Callable[[LocalDatabase], int]:
+    def work(database: LocalDatabase) -> int:
         about_to_pull(database)
-        database.add_snapshot(records, follows, cursor)
+        return database.add_snapshot(records, follows, cursor)
 
     return work

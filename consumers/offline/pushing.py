@@ -45,6 +45,8 @@ class Tally:
     resent: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     snapshots: int = 0
+    again: int = 0
+    """Items that the hub had taken and lost, as it seems: they are queued once more."""
     skew_ms: int | None = None
     """How far the desk's clock is ahead of the hub's, as the hub said last."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,11 +17,12 @@ from consumers.offline.acceptance import Accepted, event_type
 from consumers.offline.errors import NoSuchItem, NotFailed
 from consumers.offline.items import Counts, LocalChange, QueueItem, Settled, Status
 from consumers.offline.local_schema import QUEUE_COLUMNS
+from consumers.offline.lost import lacks
 from consumers.offline.order import FIRST, Waiting, next_up, settles
 from consumers.offline.records import Key, Records
 from schemas.canonical import checksum
 from schemas.errors import FieldError
-from schemas.sync import TYPES, ItemResult, Outcome, entity_of
+from schemas.sync import TYPES, ItemResult, Outcome, SyncRecord, entity_of
 
 OPEN: Final = "('queued', 'syncing', 'failed', 'conflict')"
 """Statuses of items that are not settled."""
@@ -111,7 +112,7 @@ class Queue:
         conflicts: list[int] = []
         unknown: list[str] = []
         synced = retrying = 0
-        undone: set[Key] = set()
+        moved: set[Key] = set()
         for result in results:
             outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1
             item = None if result.uuid is None else self.find(result.uuid)
@@ -120,23 +121,24 @@ class Queue:
                     unknown.append(result.uuid)
                 continue
             if result.outcome in _SYNCED:
-                if self._synced(item, result):
-                    undone.add((item.type, item.entity))
+                if self._synced(item, result) == item.laid:
+                    moved.add((item.type, item.entity))
                 synced += 1
             elif item.status not in ("queued", "syncing"):
                 continue
             elif result.outcome == "conflict":
                 self._move(item, "conflict", result, laid=True)
+                moved.add((item.type, item.entity))
                 conflicts.append(item.device_sequence)
             elif result.outcome == "rejected":
                 self._move(item, "failed", result, laid=False)
-                undone.add((item.type, item.entity))
+                moved.add((item.type, item.entity))
                 failed.append(item.device_sequence)
             elif self._retry(item, result, milliseconds(now), jitter):
                 retrying += 1
             else:
                 failed.append(item.device_sequence)
-        self._records.lay(undone)
+        self._records.lay(moved)
         return Settled(
             outcomes,
             synced,
@@ -161,6 +163,10 @@ class Queue:
     def _move(self, item: QueueItem, status: Status, result: ItemResult, *, laid: bool, not_before: int = 0) -> None:
         errors = [[error.path, error.message] for error in result.errors or ()]
         wrong = _reasons(result)
+        # By the receipt of before it is known whether a state has the item (`weigh`).
+        told = (
+            item.result if result.outcome == "retry" and _taken(item.result) else result.model_dump(exclude_none=True)
+        )
         if status == "failed" and not wrong:
             wrong = "the hub refused it and said no reason"
         self._sql.execute(
@@ -173,7 +179,7 @@ class Queue:
                 None if status == "synced" else wrong or None,
                 orjson.dumps(errors).decode() if errors else None,
                 result.conflict_id,
-                result.model_dump_json(exclude_none=True),
+                orjson.dumps(told).decode(),
                 item.device_sequence,
             ),
         )
@@ -181,12 +187,14 @@ class Queue:
     def _retry(self, item: QueueItem, result: ItemResult, now_ms: int, jitter: float) -> bool:
         """Whether it will be sent again."""
         if any(error.path == "conflict" for error in result.errors or ()):
-            self._move(item, "queued", result, laid=True, not_before=now_ms + PERSON_MS)
+            self._move(item, "queued", result, laid=item.laid, not_before=now_ms + PERSON_MS)
             return True
         tries = item.retries + 1
         again = tries <= self._max_retries
         wait = round(BACKOFF_MS * 2**item.retries * (1 + jitter))
-        self._move(item, "queued" if again else "failed", result, laid=True, not_before=now_ms + wait if again else 0)
+        self._move(
+            item, "queued" if again else "failed", result, laid=item.laid, not_before=now_ms + wait if again else 0
+        )
         self._sql.execute(
             "UPDATE queue SET retries = ? WHERE sequence = ?", (min(tries, self._max_retries), item.device_sequence)
         )
@@ -195,6 +203,43 @@ class Queue:
             text = ": ".join(filter(None, [f"gave up after {tries} tries", _reasons(result)]))
             self._sql.execute("UPDATE queue SET last_error = ? WHERE sequence = ?", (text, item.device_sequence))
         return again
+
+    # -- what the hub lost --------------------------------------------------------------------------------------------
+
+    def unpulled(self, lost: Callable[[Mapping[str, Any]], bool]) -> list[tuple[int, str]]:
+        """The synced items whose event has not come and whose receipt tells that it is `lost`: sequence and entity."""
+        query = "SELECT sequence, entity, result FROM queue WHERE status = 'synced' AND laid = 1 AND result IS NOT NULL"
+        rows = self._sql.execute(query).fetchall()
+        return [(sequence, entity) for sequence, entity, result in rows if lost(orjson.loads(result))]
+
+    def again(self, lost: Callable[[Mapping[str, Any]], bool]) -> int:
+        """Queue those once more, in their places, as if they had not been sent; how many. Their receipts stay."""
+        found = self.unpulled(lost)
+        for sequence, entity in found:
+            self._sql.execute(
+                "UPDATE queue SET status = 'queued', retries = 0, not_before = 0 WHERE sequence = ?", (sequence,)
+            )
+            # Until it is taken, it is ahead of what comes after it (`add`), and not counted.
+            self._records.uncount_own(entity)
+        return len(found)
+
+    def weigh(self, states: Sequence[SyncRecord]) -> None:
+        """Lay items that are on their way once more over these states of the hub, if and only if they lack them."""
+        versions = {(one.type, one.entity): one.version for one in states}
+        moved: set[Key] = set()
+        query = (
+            "SELECT sequence, type, entity, laid, item, result FROM queue "
+            "WHERE status IN ('queued', 'syncing') AND result IS NOT NULL"
+        )
+        for sequence, type, entity, laid, text, result in self._sql.execute(query).fetchall():
+            item, receipt = orjson.loads(text), orjson.loads(result)
+            version = versions.get((event_type(item["model"], item["operation"]), entity))
+            if version is None or not _taken(receipt):
+                continue
+            if (lacking := lacks(version, receipt, self._device_id)) != bool(laid):
+                self._sql.execute("UPDATE queue SET laid = ? WHERE sequence = ?", (lacking, sequence))
+                moved.add((type, entity))
+        self._records.lay(moved)
 
     # -- by hand ------------------------------------------------------------------------------------------------------
 
@@ -274,6 +319,10 @@ class Queue:
     def at(self, sequence: int) -> QueueItem:
         """The item of a sequence number that is there."""
         return item_of(self._sql.execute(_SELECT + "WHERE sequence = ?", (sequence,)).fetchone())
+
+
+def _taken(receipt: Mapping[str, Any] | None) -> bool:
+    return receipt is not None and receipt["outcome"] in _SYNCED
 
 
 def _reasons(result: ItemResult) -> str:

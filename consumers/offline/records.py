@@ -124,6 +124,12 @@ class Records:
         if count > version.get(self._device_id, 0):
             self._put_version(entity, version | {self._device_id: count})
 
+    def uncount_own(self, entity: str) -> None:
+        """One of them is gone."""
+        version = self.version(entity)
+        if count := version.get(self._device_id, 0):
+            self._put_version(entity, version | {self._device_id: count - 1})
+
     def confirm_covered(self, keys: Iterable[Key] | None = None) -> None:
         """Do not lay synced items any more whose event is in the confirmed state already: it will not be pulled.
 

@@ -76,6 +76,8 @@ class FakeSyncHub:
         """Set by every request; a test clears it."""
         self.taken: list[dict[str, Any]] = []
         """Every item, as often as it had an effect."""
+        self.roots: dict[int, int] = {}
+        """The last change of earlier epochs that is still there, where their cursors are good up to it."""
         self._hanging: set[asyncio.Future[None]] = set()
 
     def head(self) -> str:
@@ -125,6 +127,19 @@ class FakeSyncHub:
         self.epoch += 1
         self.gone_to = len(self.changes)
 
+    def fail_over(self, lost: int = 0, *, gap: bool = True) -> None:
+        """A replica takes over that has not got the last changes; `gap`: no cursor of before is good any more."""
+        changes = self.changes[: len(self.changes) - lost]
+        gone = {change.uuid for change in self.changes[len(changes) :]}
+        self.results = {uuid: result for uuid, result in self.results.items() if uuid not in gone}
+        self.changes, self.states, self.versions = [], {}, {}
+        for one in changes:
+            entity_id = one.entity.partition(":")[2]
+            self.happen(one.model, entity_id, one.data, uuid=one.uuid, device_id=one.device_id)
+        if not gap:
+            self.roots[self.epoch] = len(changes)
+        self.epoch += 1
+
     # -- requests ------------------------------------------------------------------------------------------------------
 
     async def push(self, batch: Batch) -> PushResponse:
@@ -159,12 +174,14 @@ class FakeSyncHub:
         self.pulls.append(after)
         place = Cursor.decode(after, TENANT) if after is not None else None
         start = 0 if place is None else place.sequence
-        if (place is not None and place.epoch != self.epoch) or start < self.gone_to:
+        known = place is None or place.epoch == self.epoch or start <= self.roots.get(place.epoch, -1)
+        if not known or start < self.gone_to:
             gap = {"tenant_id": TENANT, "reason": "epoch", "resume_from": self.head()}
             return PullResponse(changes=[], next=self.head(), more=True, gap=gap)
         page = self.changes[start : start + limit]
         end = start + len(page)
-        return PullResponse(changes=page, next=cursor(end, epoch=self.epoch), more=end < len(self.changes))
+        here = page[-1].cursor if page else after or cursor(0, epoch=self.epoch)
+        return PullResponse(changes=page, next=here, more=end < len(self.changes))
 
     async def snapshot(self, after: str | None, limit: int) -> SnapshotResponse:
         await self.hear()
