@@ -29,6 +29,8 @@ EXISTENCE: Final = ""
 """The register that says whether the entity is there; no field has this name."""
 DELETED: Final = "deleted"
 MERGED: Final = "both"
+STAY: Final = "checkin_checkout"
+ROOM: Final = "room_number"
 _TRACKING: Final = frozenset({"origin_system", "updated_by_system", "synced_at"})
 
 Key = tuple[int, int, str, str]
@@ -219,22 +221,42 @@ class Registers:
             values[EXISTENCE] = None
         return values
 
+    def _housed(
+        self, item: Write, touched: frozenset[str], unseen: Iterable[Write]
+    ) -> tuple[Write, frozenset[str], tuple[Contest, ...]]:
+        """An item as it is about a guest who is in the room that the stay says.
+
+        Where they sleep is settled at the check-in, by a person where two desks said otherwise; who had not seen that
+        does not move them by a reservation or a check-out.
+        """
+        housed = self.winners.get((STAY, ROOM))
+        moves = item.type == "reservation" or (item.type == STAY and item.action != "checked_in")
+        late = moves and ROOM in touched and any(ROOM in one.said for one in unseen if one.type == STAY)
+        if not late or housed is None or housed.value in (None, item.said[ROOM]):
+            return item, touched, ()
+        seen = self.seen((item.type, ROOM), item.base)
+        said = item.said[ROOM]
+        contest = Contest(ROOM, None if seen is None else seen.value, housed.value, said, housed.dot[0], wins=False)
+        return item._replace(said={**item.said, ROOM: housed.value}), touched - {ROOM}, (contest,)
+
     def decide(self, item: Write) -> Decision:
         """What becomes of an item, by these."""
         base = item.base
         assert base is not None
         unseen = [write for write, number in self.writes if base.get(write.actor, 0) < number]
-        touched = self.touched(item)
         policy = POLICIES.get(item.type, _PLAIN)
-        contests = _contests(self, item, touched)
+        touched = self.touched(item)
+        item, touched, overruled = self._housed(item, touched, unseen)
+        open = _contests(self, item, touched)
+        contests = (*overruled, *open)
         if (reason := _across(item, unseen)) is not None:
             return Decision("conflict", dict(item.said), touched, "manual", contests=contests, reason=reason)
         rivals = [write for write in unseen if write.type == item.type]
-        if not rivals:
+        if not rivals and not overruled:
             return Decision("applied", dict(item.said), touched, deleted=item.deletes)
         if policy.movements:
             return _movement(self, item, rivals, touched, policy, contests)
-        if people := [one.field for one in contests if policy.name == "manual" or one.field in policy.people]:
+        if people := [one.field for one in open if policy.name == "manual" or one.field in policy.people]:
             reason = f"others set {', '.join(people)} to something else meanwhile"
             return Decision("conflict", dict(item.said), touched, "manual", contests=contests, reason=reason)
         return _settled(self, item, rivals, touched, policy, contests)

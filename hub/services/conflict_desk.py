@@ -19,7 +19,7 @@ import uuid_utils
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hub.core import authority
-from hub.core.conflicts import MERGED
+from hub.core.conflicts import MERGED, STAY
 from hub.core.delivery import instant
 from hub.core.entry import Entry
 from hub.core.sync_models import Planned, event_of
@@ -27,6 +27,7 @@ from hub.log.topology import RedisError
 from hub.security.tokens import Claims
 from hub.services.announcer import Announcer
 from hub.services.conflict_views import TRACKING, compared, shown
+from hub.services.decided_rooms import DecidedRooms
 from hub.services.history import History
 from hub.services.publisher import MAX_FIELDS, Systems
 from hub.services.sync_records import Known, SyncRecords
@@ -126,6 +127,7 @@ class ConflictDesk:
         self._metrics = metrics
         self._wake = wake
         self._wall = wall
+        self._rooms = DecidedRooms(records, announcer)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -258,7 +260,11 @@ class ConflictDesk:
         if entry is None or item is None:
             return False
         whose = _whose(conflict, [conflict.claim], entry, self._now_ms())
-        await self._close(conflict, item, whose, entry.revision, entry.cursor)
+        try:
+            await self._close(conflict, item, whose, entry.revision, entry.cursor)
+        except Problem as problem:
+            log.warning("conflict_not_finished", conflict_id=conflict_id, error=problem.detail)
+            return False
         return True
 
     async def _publish(self, case: _Case, planned: _Plan) -> tuple[Claim, int, str]:
@@ -296,6 +302,8 @@ class ConflictDesk:
     async def _close(
         self, conflict: Conflict, item: ConflictItem, whose: Claim, revision: int, cursor: str
     ) -> Conflict:
+        if conflict.type == STAY:
+            await self._rooms.settle(conflict)
         now_ms = self._now_ms()
         done = Resolution(revision, cursor, _winner(conflict, whose), _touched(conflict, item, whose))
         closed, by_this = await self._conflicts.resolve(conflict.conflict_id, whose, done, now_ms)
@@ -333,14 +341,16 @@ class ConflictDesk:
         """An event that says what is so already: the last one of its type again, for its action has a meaning, too."""
         entity_id = conflict.entity.partition(":")[2]
         because = f"{conflict.model} of {conflict.device_id} was not carried out: conflict {conflict.conflict_id}"
+        origin = (known.data(conflict.type) or {}).get("origin_system", conflict.system)
         if conflict.type == "billing":
             # Each event there is a movement of money: one of nothing.
-            data: dict[str, Any] = {"folio_id": entity_id, "amount": 0, "reason": because}
+            data: dict[str, Any] = {"folio_id": entity_id, "amount": 0, "reason": because, "origin_system": origin}
             if (currency := (known.data("billing") or {}).get("currency")) is not None:
                 data["currency"] = currency
             return Planned("billing", "corrected", data)
         if conflict.type == "customer":
-            return Planned("customer", "updated", {"customer_id": entity_id, "updated_fields": []})
+            said = {"customer_id": entity_id, "updated_fields": [], "origin_system": origin}
+            return Planned("customer", "updated", said)
         states = known.states
         held = states.get(conflict.type) or max(states.values(), key=lambda one: one.revision, default=None)
         if held is None:
@@ -410,10 +420,12 @@ def _event(case: _Case, plan: _Plan) -> dict[str, Any]:
         "data": planned.data,
         "expected_revision": plan.revision,
         "device_id": conflict.device_id,
-        "created_offline": True,
         "causation_id": conflict.conflict_id,
         "correlation_id": decision.claim_id,
     }
+    if decision.choice == "incoming":
+        # What is decided otherwise is not the desk's doing: what it did on top of its own, it did without knowing that.
+        event["created_offline"] = True
     if decision.choice != "current":
         event["occurred_at"] = instant(case.item.created_ms)
     return event

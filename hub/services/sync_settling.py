@@ -151,7 +151,8 @@ class SyncSettling:
             return room
         known = await self._known(tenant_id, lane)
         stay, booking = known.data("checkin_checkout") or {}, known.data("reservation") or {}
-        moves = room != booking.get("room_number") and may_be_in_house(stay, {**booking, **intent.said})
+        moves = room != stay.get("room_number", booking.get("room_number"))
+        moves = moves and may_be_in_house(stay, {**booking, **intent.said})
         return room if moves else None
 
     async def _taken(self, tenant_id: str, intent: Intent, room: str, seen: int | None) -> str | None:
@@ -289,7 +290,10 @@ class SyncSettling:
         """The log has an event of this id: this item's from before, or somebody else's."""
         if entry is None:
             return _later(intent, [FieldError("uuid", "is in the log, and its event is not found now; send it again")])
-        if actor(entry.event) != intent.pushed.device_id or entry.entity != intent.entity:
+        mine = actor(entry.event) == intent.pushed.device_id or (
+            entry.source == HUB and entry.event.get("causation_id") == conflict_id(tenant_id, intent.uuid)
+        )
+        if not mine or entry.entity != intent.entity:
             return _refused(intent, [FieldError("uuid", "is that of another event; make a new one")])
         self._records.forget(tenant_id, intent.entity)
         known = (await self._records.load(tenant_id, [intent.entity]))[intent.entity]

@@ -344,7 +344,10 @@ async def test_two_guests_in_one_room_are_shown_to_a_person(house: House) -> Non
     assert [event["data"]["room_number"] for event in arrivals] == ["301", "302"]
     assert arrivals[1]["event_id"] == held["uuid"]
     assert (await second.push(held))[0]["outcome"] == "duplicate"
-    assert (await second.push(behind))[0]["outcome"] == "applied"
+    left = (await second.push(behind))[0]
+    assert (left["outcome"], left["winner"]) == ("resolved", "hub")
+    departure = (await second.events())[-1]
+    assert (departure["action"], departure["data"]["room_number"]) == ("checked_out", "302")
 
 
 async def test_a_guest_is_not_moved_into_a_room_that_was_given_away_meanwhile(house: House) -> None:

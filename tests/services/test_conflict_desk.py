@@ -141,6 +141,7 @@ async def test_current_moves_no_money(house: ConflictHouse) -> None:
     [entry] = await house.of(conflict_id)
     assert (entry.action, entry.event["data"]["amount"]) == ("corrected", 0)
     assert entry.event["data"]["currency"] == before["currency"]
+    assert entry.event["data"]["origin_system"] == "hotel-pms"
     assert conflict_id in entry.event["data"]["reason"]
     assert await house.state("billing", "billing:F1") == before
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from conflict_house import ARRIVED, BOOKED, TENANT, ConflictHouse
+from conflict_house import ANNA, ARRIVED, BOOKED, TENANT, ConflictHouse
 from feed_rig import Rig, claims, turns
 from replay_desk import T0
 from sqlalchemy import func, select
@@ -26,7 +26,7 @@ from hub.services.sync_records import SyncRecords
 from hub.services.sync_settling import SyncSettling
 from hub.services.syncer import Syncer
 from hub.store.database import StoreUnavailable
-from hub.store.sync_conflicts import SyncConflicts
+from hub.store.sync_conflicts import ConflictFilter, SyncConflicts
 from hub.store.sync_items import Stored
 from hub.store.sync_tables import sync_conflicts
 from schemas import strict_json
@@ -247,6 +247,78 @@ async def test_who_waits_for_a_decision_that_was_published_waits_no_longer(seams
     assert await seams.conflict_states() == [(held["uuid"], "open")]
     (goes_on,) = await seams.push(behind)
     assert (goes_on.outcome, await seams.conflict_states()) == ("resolved", [(held["uuid"], "resolved")])
+
+
+# -- one guest, two rooms -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choice", "data", "room"),
+    [("current", None, "301"), ("incoming", None, "302"), ("edited", {"room_number": "303"}, "303")],
+)
+@pytest.mark.parametrize("later", ["desk-1", "desk-2"])
+async def test_a_decision_on_a_room_holds_wherever_the_room_is_told(
+    seams: Seams, choice: str, data: dict[str, Any] | None, room: str, later: str
+) -> None:
+    """Whose clock is ahead moves nobody any more: reservation and check-out follow it; the other room is named."""
+    await seams.publish("reservation", "created", BOOKED)
+    ago = {desk: 60 if desk == later else 600 for desk in ("desk-1", "desk-2")}
+
+    def arrival(desk: str, number: str) -> list[dict[str, Any]]:
+        seen = {"hotel-pms": 1}
+        stay, booking = ARRIVED | {"room_number": number}, {"room_number": number, "status": "checked_in"}
+        return [
+            seams.item("CheckIn", stay, "CREATE", seen, ago_s=ago[desk]),
+            seams.item("Reservation", booking, base=seen | {desk: 1}, ago_s=ago[desk]),
+        ]
+
+    await seams.push(*arrival("desk-1", "301"))
+    first, behind = arrival("desk-2", "302")
+    left = seams.item("CheckOut", ARRIVED | {"room_number": "302"}, base={"hotel-pms": 1, "desk-2": 2}, ago_s=30)
+    conflict, *_ = await seams.push(first, behind, device="desk-2")
+    assert conflict.conflict_id is not None
+    await seams.resolve(conflict.conflict_id, choice, **({} if data is None else {"data": data}))
+    (goes_on,) = await seams.push(behind, device="desk-2")
+    assert goes_on.outcome in ("applied", "resolved")
+    for type in ("reservation", "checkin_checkout"):
+        assert (await seams.state(type))["room_number"] == room
+    others = {"301", "302"} - {room}
+    told = [entry.event["data"] for entry in await seams.events() if entry.type == "system"]
+    assert {one["detail"]["other"] for one in told if one["topic"] == "sync-room"} == others
+    (gone,) = await seams.push(left, device="desk-2")
+    assert gone.outcome in ("applied", "resolved")
+    assert (await seams.by(left["uuid"]))[0].event["data"]["room_number"] == room
+    shown = (await seams.desk.listed(ANNA, ConflictFilter(state="resolved"), 10, None)).conflicts
+    lost = {one["uuid"]: one for one in shown}
+    # What was said otherwise is kept and shown.
+    assert (behind["uuid"] in lost) == (room != "302")
+
+
+async def test_a_room_that_is_booked_apart_from_an_unseen_arrival_moves_nobody(seams: Seams) -> None:
+    """The guest has arrived meanwhile, and has a room; one who saw that may move them."""
+    await seams.publish("reservation", "created", BOOKED)
+    await seams.publish("checkin_checkout", "checked_in", ARRIVED)
+    unaware = seams.item("Reservation", {"room_number": "305"}, base={"hotel-pms": 1}, ago_s=1)
+    (done,) = await seams.push(unaware)
+    assert (done.outcome, done.winner) == ("resolved", "hotel-pms")
+    assert (await seams.state("reservation"))["room_number"] == "301"
+    aware = seams.item("Reservation", {"room_number": "305"}, base={"hotel-pms": 2}, ago_s=1)
+    (moved,) = await seams.push(aware)
+    assert (moved.outcome, (await seams.state("reservation"))["room_number"]) == ("applied", "305")
+
+
+async def test_guests_who_share_a_room_by_decision_are_not_asked_about_twice(seams: Seams) -> None:
+    """What the desk did on top of the check-in that a person took in is no second question."""
+    await seams.publish("reservation", "created", BOOKED)
+    await seams.publish("reservation", "created", BOOKED | {"reservation_id": "R2"})
+    await seams.publish("checkin_checkout", "checked_in", ARRIVED | {"reservation_id": "R2"})
+    stay = seams.item("CheckIn", ARRIVED, "CREATE", {"hotel-pms": 1})
+    booking = seams.item("Reservation", {"room_number": "301", "status": "checked_in"}, base={"hotel-pms": 1, DESK: 1})
+    conflict, waits = await seams.push(stay, booking)
+    assert (conflict.outcome, waits.outcome) == ("conflict", "retry")
+    assert conflict.conflict_id is not None
+    await seams.resolve(conflict.conflict_id, "incoming")
+    assert [one.outcome for one in await seams.push(booking)] == ["resolved"]
 
 
 # -- two at once ----------------------------------------------------------------------------------------------------
