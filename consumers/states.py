@@ -17,10 +17,11 @@ import structlog
 from consumers.clock import Clock
 from consumers.errors import AccessRefused, Disconnected, HubRefused
 from consumers.http_api import HubHttp
+from schemas.envelope import EventType
 from schemas.frames import SnapshotEntity
 from schemas.merge_patch import apply
 from schemas.registry import EVENT_TYPES
-from schemas.state import merged
+from schemas.state import completed, following, merged
 
 log = structlog.get_logger(__name__)
 
@@ -64,24 +65,31 @@ class _Told:
     key: Key
     revision: int
     version: int
+    action: str
     data: dict[str, Any]
-    transient: frozenset[str]
+    kind: EventType | None
 
     @classmethod
     def of(cls, event: Mapping[str, Any]) -> _Told:
         key = Key(event["tenant_id"], event["type"], event["entity"])
         kind = EVENT_TYPES.get(key.type)
-        transient = frozenset[str]() if kind is None else kind.transient
-        return cls(key, event["revision"], event["schema_version"], event["data"], transient)
+        return cls(key, event["revision"], event["schema_version"], event["action"], event["data"], kind)
+
+    @property
+    def transient(self) -> frozenset[str]:
+        """The fields that speak of the event alone."""
+        return frozenset() if self.kind is None else self.kind.transient
 
     def saying(self, data: dict[str, Any]) -> _Told:
         return replace(self, data=data)
 
 
 def _after(before: Mapping[str, Any], told: _Told, base_revision: int | None) -> dict[str, Any]:
+    earlier = None if told.revision == 1 else before
     if base_revision is None:
-        return merged(before, told.data, told.transient)
-    return apply(before, {name: value for name, value in told.data.items() if name not in told.transient})
+        return following(told.kind, earlier, told.action, told.data)
+    data = told.data if told.kind is None else completed(told.kind, earlier, told.action, told.data)
+    return apply(before, {name: value for name, value in data.items() if name not in told.transient})
 
 
 class States:

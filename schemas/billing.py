@@ -39,6 +39,39 @@ class BillingEvent(Event[BillingData]):
     action: Action
 
 
+def action_of(operation: str, said: Mapping[str, Any]) -> Action:
+    """What an operation at a desk does to a folio, where it does not name it."""
+    if operation != "CREATE":
+        return "corrected"
+    return "charged" if said.get("payment_method") is None else "settled"
+
+
+def balanced(said: Mapping[str, Any], action: str, held: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A movement that a desk made, with the balance that it brings its folio to.
+
+    What the desk says of that lacks what others moved meanwhile. It stands where there is nothing to reckon from.
+    """
+    balance = None if not held else _moved(held.get("balance"), said, action)
+    return dict(said) if balance is None else {**said, "balance": balance}
+
+
+def reckoned(said: Mapping[str, Any], action: str, held: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A movement that may say nothing of the balance: room service does not know it. `held` None: the first one."""
+    if "balance" in said:
+        return said
+    balance = _moved(0 if held is None else held.get("balance"), said, action)
+    return said if balance is None else {**said, "balance": balance}
+
+
+def _moved(before: Any, said: Mapping[str, Any], action: str) -> float | None:
+    """The balance after a movement; None where it cannot be told: a refund returns a charge, or what was overpaid."""
+    amount = said.get("amount")
+    if before is None or amount is None or action == "refunded":
+        return None
+    balance: float = round(before - amount if action == "settled" else before + amount, 4)
+    return balance
+
+
 TYPE = EventType(
     name="billing",
     event=BillingEvent,
@@ -51,23 +84,6 @@ TYPE = EventType(
     guarantee="exactly_once",
     # The folio's state is whose it is and its balance; the rest is the one movement.
     transient=frozenset({"charge_id", "order_id", "amount", "category", "payment_method", "estimated", "reason"}),
+    reckon=reckoned,
+    reckoned=frozenset({"balance"}),
 )
-
-
-def action_of(operation: str, said: Mapping[str, Any]) -> Action:
-    """What an operation at a desk does to a folio, where it does not name it."""
-    if operation != "CREATE":
-        return "corrected"
-    return "charged" if said.get("payment_method") is None else "settled"
-
-
-def balanced(said: Mapping[str, Any], action: str, held: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A movement with the balance that it brings its folio to: what all movements come to.
-
-    What a desk says of the balance lacks what others moved meanwhile. It stands where there is nothing to reckon from,
-    where the movement says nothing of it, and for a refund: that one returns a charge, or what was paid too much.
-    """
-    before, amount = (held or {}).get("balance"), said.get("amount")
-    if said.get("balance") is None or before is None or amount is None or action == "refunded":
-        return dict(said)
-    return {**said, "balance": round(before - amount if action == "settled" else before + amount, 4)}

@@ -101,6 +101,8 @@ class Draft(Model):
 
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+Reckon = Callable[[Mapping[str, Any], str, Mapping[str, Any] | None], Mapping[str, Any]]
+"""An event's data, its action and the entity's state before it, None before its first → the data, completed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,10 @@ class EventType:
     targets: tuple[str, ...] = SYSTEMS
     transient: frozenset[str] = frozenset()
     """The data fields that speak of the event alone, and are no state of the entity."""
+
+    reckon: Reckon | None = None
+    """Completes the data of an event, where it leaves `reckoned` fields out, by what the entity was before."""
+    reckoned: frozenset[str] = frozenset()
 
     newest: int = field(init=False)
     """The version events are read at."""

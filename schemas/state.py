@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from schemas.envelope import EventType
+
 
 def merged(state: Mapping[str, Any], data: Mapping[str, Any], transient: Collection[str] = ()) -> dict[str, Any]:
     """`state` after an event with this `data`; neither is changed.
@@ -20,3 +22,19 @@ def merged(state: Mapping[str, Any], data: Mapping[str, Any], transient: Collect
     for name in transient:
         after.pop(name, None)
     return after
+
+
+def following(
+    kind: EventType | None, state: Mapping[str, Any] | None, action: str, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`state` after an event of this kind; None: it is the entity's first."""
+    if kind is None:
+        return merged(state or {}, data)
+    return merged(state or {}, completed(kind, state, action, data), kind.transient)
+
+
+def completed(
+    kind: EventType, state: Mapping[str, Any] | None, action: str, data: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """What an event says, with what follows from the state before it."""
+    return data if kind.reckon is None else kind.reckon(data, action, state)

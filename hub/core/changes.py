@@ -105,7 +105,8 @@ def _patched(entry: Entry, base: _Earlier, view: View) -> bytes | None:
     before: dict[str, Any] = shown(orjson.loads(base.raw), view)
     if before["schema_version"] != event["schema_version"]:
         return None
-    patch = merge_patch.change(before["data"], event["data"], kind.transient | frozenset(kind.entity_fields))
+    keep = kind.transient | kind.reckoned | frozenset(kind.entity_fields)
+    patch = merge_patch.change(before["data"], event["data"], keep)
     if patch is None:
         return None
     patched = orjson.dumps(event | {"data": patch})

@@ -1,7 +1,8 @@
 """The state of an entity, folded from its events.
 
 An event's data is a merge patch on the state at the top level: a field that is there replaces, `null` removes, an
-absent one leaves as it was. Fields that speak of the event alone (`EventType.transient`) are no state.
+absent one leaves as it was. Fields that speak of the event alone (`EventType.transient`) are no state. What an event
+leaves out and its kind knows how to reckon (`EventType.reckon`) is in the state all the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from schemas import registry
 from schemas.cursor import ZERO, StreamId
 from schemas.envelope import EventType
 from schemas.registry import EVENT_TYPES
-from schemas.state import merged
+from schemas.state import following
 
 _UNFIT: Final = (KeyError, TypeError, ValueError, ArithmeticError)
 """What an upcast may raise on data that never went through validation."""
@@ -75,9 +76,9 @@ class Folding:
         kind = self._kind
         if kind is not None:
             version, data = _newest(kind, version, data)
-            self._data = merged(self._data or {}, data, kind.transient)
-        else:
-            self._data = merged(self._data or {}, data)
+        # Before the first that is kept or may be seen there may have been others.
+        before = {} if self._data is None and revision > 1 else self._data
+        self._data = following(kind, before, event.get("action", ""), data)
         self.revision, self.sequence, self._id = revision, sequence, id
         writer = actor(event)
         self._writers[writer] = self._writers.get(writer, 0) + 1

@@ -381,6 +381,7 @@ def _after(known: Known, intent: Intent, planned: sync_models.Planned, system: s
         {
             "schema_version": kind.newest,
             "revision": revision,
+            "action": planned.action,
             "targets": [],
             "created_offline": True,
             "device_id": intent.pushed.device_id,
