@@ -34,7 +34,7 @@ from hub.telemetry import Metrics
 from schemas.cursor import Cursor
 from schemas.errors import FieldError, Problem
 from schemas.strict_json import Parsed
-from schemas.sync import ItemResult, PushRequest, PushResponse
+from schemas.sync import TYPES, ItemResult, PushRequest, PushResponse
 
 SKEW_TOLD_MS: Final = 5 * 60_000
 """A clock this far off is told to people, once a day."""
@@ -180,6 +180,7 @@ class Syncer:
                 intents[index] = read
             else:
                 results[index] = read
+                self._metrics.sync_items.labels(_model(raw), read.outcome).inc()
         known = await self._known(tenant_id, intents)
         for index, result in (await self._checked(tenant_id, request.device_id, intents, known)).items():
             results[index] = result
@@ -241,7 +242,9 @@ class Syncer:
             stored = known.get(intent.uuid)
             sum_ = seen.setdefault(intent.uuid, intent.item.checksum)
             if sum_ != intent.item.checksum or (stored is not None and not _same(stored, intent)):
-                said = "is that of another item, with another payload; nothing of this one was taken: make a new uuid"
+                other = stored is not None and stored.device_id != intent.pushed.device_id
+                whose = "an item of another device" if other else "another item, with another payload"
+                said = f"is that of {whose}; nothing of this one was taken: make a new uuid"
                 found[index] = rejected(intent.uuid, [FieldError("uuid", said)])
             elif stored is not None and stored.outcome in _DONE:
                 done.append((index, stored))
@@ -431,6 +434,12 @@ class Syncer:
             )
         except Problem as problem:
             log.warning("skew_not_announced", device=device_id, error=str(problem))
+
+
+def _model(raw: Any) -> str:
+    """The model that an item names, if it is one."""
+    named = raw.get("model") if isinstance(raw, dict) else None
+    return named if isinstance(named, str) and named in TYPES else "unknown"
 
 
 def _same(stored: Stored, intent: Intent) -> bool:

@@ -189,6 +189,20 @@ async def test_what_does_not_fit_its_schema_is_named_and_taken_when_mended(house
     assert (await desk.one("Reservation", "R1", BOOKING))["outcome"] == "applied"
 
 
+async def test_every_answer_is_counted(house: House) -> None:
+    """Also of what could not be read."""
+    desk, counted = Desk(house), house.hub.metrics.sync_items
+
+    def so_far() -> list[float]:
+        return [counted.labels(model, "rejected")._value.get() for model in ("Reservation", "unknown")]
+
+    before = so_far()
+    wrong = desk.item("Reservation", "R1", BOOKING, checksum="0" * 64)
+    strange = desk.item("Reservation", "R1", BOOKING) | {"model": "Spa"}
+    await desk.push(wrong, desk.item("Reservation", "R2", {}), strange)
+    assert [now - was for now, was in zip(so_far(), before, strict=True)] == [2, 1]
+
+
 async def test_a_uuid_with_another_payload_is_refused(house: House) -> None:
     """The same uuid cannot say something else later; what it said first stays."""
     desk = Desk(house)
@@ -321,6 +335,21 @@ async def test_an_edit_against_the_log_as_it_is_now(house: House) -> None:
         house.hub._services.syncer._records._memory.clear()
         result = await desk.one("Reservation", "R1", {"adults": 2}, "UPDATE", {"desk-1": 1})
     assert (result["outcome"], result["version"]) == ("resolved", {"desk-1": 2, "hotel-pms": 1})
+
+
+async def test_charges_that_tell_no_balance_are_owed(house: House) -> None:
+    """Room service does not know the folio's balance: what it charges is in it all the same, published or pushed."""
+    desk, kitchen = Desk(house), Desk(house, "kitchen-1", system="hotel-saas")
+    charged = desk.item("Billing", "F-1", {"amount": 1000, "balance": 1000, "category": "room"})
+    await desk.push(charged)
+    tea = {"folio_id": "F-1", "charge_id": "s1", "amount": 500, "category": "food"}
+    published = {"type": "billing", "action": "charged", "data": tea}
+    response = await house.post(published, system="hotel-saas")
+    assert response.status_code == 201, response.text
+    await kitchen.one("Billing", "F-1", {"amount": 700, "charge_id": "s2"})
+    states = await house.http.get("/sync/snapshot", headers=house.headers(scopes=("sync",)))
+    (folio,) = (one for one in states.json()["records"] if one["type"] == "billing")
+    assert folio["data"]["balance"] == 2200
 
 
 async def test_two_guests_in_one_room_are_shown_to_a_person(house: House) -> None:

@@ -100,6 +100,7 @@ _REPORT: Final = {
 )
 async def compared(request: Request, hub: Hub, claims: Asking) -> Response:
     """How a device's comparison ended. Scope `sync`."""
+    claims.require("sync")
     said = await json_object(request)
     try:
         report = ComparisonReport.model_validate(said)
