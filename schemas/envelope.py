@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from schemas.types import ENTITY_FORM, SYSTEMS, Instant, Model, SystemName, TenantId, read_instant
+from schemas.types import ENTITY_FORM, SYSTEMS, UUID_FORM, Instant, Model, SystemName, TenantId, read_instant
 
 Priority = Literal["CRITICAL", "HIGH", "MEDIUM"]
 SyncMode = Literal["realtime", "batch"]
@@ -61,7 +61,7 @@ def _instant(value: str) -> str:
 
 UuidText = Annotated[
     str,
-    Field(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"),
+    Field(pattern=UUID_FORM),
     AfterValidator(_uuid),
 ]
 InstantText = Annotated[str, AfterValidator(_instant), Field(json_schema_extra={"format": "date-time"})]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from schemas import analytics, billing, customer, operations, order, reservation, room, stay, system
 from schemas.envelope import Event, EventType
 from schemas.errors import MAX_FIELD_ERRORS, FieldError, Problem, invalid_event
-from schemas.types import Guest
+from schemas.types import FORMS, Guest
 
 EVENT_TYPES: Final[Mapping[str, EventType]] = MappingProxyType(
     {
@@ -80,9 +80,11 @@ def validate_data(kind: EventType, version: int, data: Mapping[str, Any]) -> lis
 def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
     """A pydantic error as field errors, without the input; the first hundred."""
     found = []
-    for one in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_FIELD_ERRORS]:
+    for one in error.errors(include_url=False, include_input=False)[:MAX_FIELD_ERRORS]:
         path = ".".join([prefix, *map(str, one["loc"])] if prefix else map(str, one["loc"]))
         message = "unknown field" if one["type"] == "extra_forbidden" else one["msg"].removeprefix("Value error, ")
+        if one["type"] == "string_pattern_mismatch":
+            message = FORMS.get(one["ctx"]["pattern"], message)
         found.append(FieldError(path, message))
     return found
 

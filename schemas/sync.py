@@ -20,7 +20,7 @@ from schemas.canonical import checksum
 from schemas.envelope import InstantText, Reference, UuidText
 from schemas.frames import CursorText
 from schemas.registry import EVENT_TYPES
-from schemas.types import EntityId, Model, SystemName
+from schemas.types import DEVICE_FORM, SHA256_FORM, EntityId, Model, SystemName
 
 ModelName = Literal[
     "CheckIn",
@@ -105,7 +105,7 @@ class SyncItem(BaseModel):
     device_sequence: Annotated[int, Field(ge=1, le=2**53)]
     base_version: Annotated[Vector, Field(description="The version that the operation was made on")] = {}
     priority: Priority = "medium"
-    checksum: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the payload's RFC 8785 JSON")]
+    checksum: Annotated[str, Field(pattern=SHA256_FORM, description="SHA-256 of the payload's RFC 8785 JSON")]
     schema_version: Annotated[int, Field(ge=1, le=2**31)] | None = None
     action: Annotated[
         str | None,
@@ -119,7 +119,7 @@ class SyncItem(BaseModel):
 class PushRequest(Model):
     """`POST /sync/push`. Items are taken one by one: a bad one does not keep the others."""
 
-    device_id: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[!-~]+$")]
+    device_id: Annotated[str, Field(min_length=1, max_length=100, pattern=DEVICE_FORM)]
     tenant_id: Annotated[str | None, Field(description="Needed where the token holds several")] = None
     batch_crc32: Annotated[int, Field(ge=0, lt=2**32)]
     items: Annotated[list[Any], Field(min_length=0, max_length=MAX_ITEMS)]
@@ -288,10 +288,10 @@ class DigestResponse(BaseModel):
 class ComparisonReport(Model):
     """`POST /sync/digest`: how a device's comparison ended (R80)."""
 
-    device_id: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[!-~]+$")]
+    device_id: Annotated[str, Field(min_length=1, max_length=100, pattern=DEVICE_FORM)]
     tenant_id: str | None = None
     cursor: CursorText
-    root: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    root: Annotated[str, Field(pattern=SHA256_FORM)]
     count: Annotated[int, Field(ge=0)]
     equal: bool
     differing: Annotated[

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 from pydantic import (
@@ -111,6 +113,20 @@ Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217; th
 SystemName = Annotated[str, Field(pattern=SYSTEM_FORM)]
 TenantId = Annotated[str, Field(pattern=TENANT_FORM)]
 EntityId = Annotated[str, Field(pattern=f"^{_ID}$")]
+UUID_FORM: Final = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+DEVICE_FORM: Final = "^[!-~]+$"
+SHA256_FORM: Final = "^[0-9a-f]{64}$"
+FORMS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        f"^{_ID}$": "must be 1 to 128 characters without spaces or control characters",
+        ENTITY_FORM: "must be a type and an id without spaces, like reservation:R1",
+        TENANT_FORM: "must be 1 to 64 letters, digits, dots, dashes or underscores, with a letter or digit first",
+        UUID_FORM: "must be a UUID, like 0190b6a2-0000-7000-8000-000000000001",
+        DEVICE_FORM: "must be visible ASCII characters without spaces",
+        SHA256_FORM: "must be a SHA-256 in 64 hex digits, small letters",
+    }
+)
+"""Patterns in words, for whoever has to mend what does not match."""
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 Note = Annotated[str, Field(max_length=4000)]
 

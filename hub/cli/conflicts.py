@@ -163,7 +163,8 @@ def _row(one: Mapping[str, Any]) -> tuple[Any, ...]:
         one["entity"],
         one["model"],
         one["device_id"],
-        ", ".join(field["field"] for field in one["fields"] if field.get("contested", True)),
+        # Two guests in one room contest no field.
+        ", ".join(field["field"] for field in one["fields"] if field.get("contested", True)) or one["reason"] or "",
         one["state"],
         one["policy"],
         decided,

@@ -180,6 +180,16 @@ async def test_a_bad_item_is_named_and_keeps_no_other(house: House, change: dict
     assert [event["entity"] for event in await desk.events()] == ["reservation:R2"]
 
 
+async def test_a_form_that_does_not_fit_is_told_in_words(house: House) -> None:
+    """Whoever has to mend it need not read patterns."""
+    desk = Desk(house)
+    bad = desk.item("Reservation", "R1", BOOKING) | {"uuid": "7", "entity_id": "R 1", "checksum": "none"}
+    (refused,) = await desk.push(bad)
+    told = {one["path"]: one["message"] for one in refused["errors"]}
+    assert set(told) == {"uuid", "entity_id", "checksum"}
+    assert all(message.startswith("must be ") and "pattern" not in message for message in told.values()), told
+
+
 async def test_what_does_not_fit_its_schema_is_named_and_taken_when_mended(house: House) -> None:
     """A payload without a required field is rejected by that field; as a new item with it, it is taken."""
     desk = Desk(house)
