@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from consumers.offline.bill import amount_of, on_the_wire
 from consumers.offline.front_desk import EXPECTED, Data, Deed
-from consumers.offline.items import LocalChange
+from consumers.offline.items import LocalChange, Record
 from consumers.offline.status import Text
 
 Kind = Literal["arrivals", "in-house", "departures", "all"]
@@ -116,6 +116,18 @@ def report(
         return Deed("daily_report", (LocalChange("DailyReport", "CREATE", day, payload),), told)
     told = Text(f"{day} の日報を訂正しました", f"corrected the report of {day}")
     return Deed("daily_report", (LocalChange("DailyReport", "UPDATE", day, payload),), told)
+
+
+def lived(booking: Record, stay: Record | None) -> dict[str, Any]:
+    """A reservation as its guest lives it: one of whom a check-in alone tells is in house, in the room of that.
+
+    A reservation that said something since then knows better, as where the check-in was undone.
+    """
+    data = dict(booking.data)
+    if stay is None or data["status"] not in EXPECTED or booking.pending or booking.revision > stay.revision:
+        return data
+    here = stay.data.get("actual_checkin_time") is not None and stay.data.get("actual_checkout_time") is None
+    return data | {"status": "checked_in", "room_number": stay.data["room_number"]} if here else data
 
 
 def guests_of(bookings: Iterable[Data], room: str) -> list[str]:

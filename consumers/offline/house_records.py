@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import date
 from typing import Any, Protocol
 
 from consumers.offline.front_desk import Known, NotPossible, folio_id
-from consumers.offline.house import Figures, HouseDay, guests_of
+from consumers.offline.house import Figures, HouseDay, guests_of, lived
 from consumers.offline.items import Record
 
 
@@ -43,6 +44,17 @@ class HouseRecords:
                 yield record
             after = page[-1].entity
 
+    async def bookings(self) -> AsyncGenerator[Record, None]:
+        """All reservations, each as its guest lives it, by entity. Close it when done."""
+        here: dict[str, Record] = {}
+        async with aclosing(self.all("checkin_checkout")) as stays:
+            async for stay in stays:
+                if stay.data.get("actual_checkout_time") is None:
+                    here[stay.entity] = stay
+        async with aclosing(self.all("reservation")) as records:
+            async for record in records:
+                yield replace(record, data=lived(record, here.get(record.entity)))
+
     async def known(self, reservation_id: str, *, room: str | None = None, orders: bool = False) -> Known:
         """What the desk knows of a reservation, with `room` or the one it has, and with its unbilled orders.
 
@@ -50,12 +62,13 @@ class HouseRecords:
             NotPossible: it does not know the reservation, or the room.
         """
         entity = f"reservation:{reservation_id}"
-        booking = await self.data("reservation", entity)
-        if booking is None:
+        record = await self._records.record("reservation", entity)
+        if record is None:
             raise NotPossible(
                 f"予約 {reservation_id} が見つかりません", f"there is no reservation {reservation_id} at this desk"
             )
-        stay = await self.data("checkin_checkout", entity)
+        arrival = await self._records.record("checkin_checkout", entity)
+        booking, stay = lived(record, arrival), None if arrival is None else arrival.data
         folio = await self.data("billing", f"billing:{folio_id(reservation_id)}")
         number = room or booking.get("room_number")
         place = None if number is None else await self.room(number)
@@ -77,7 +90,7 @@ class HouseRecords:
     async def guests_in(self, number: str) -> list[str]:
         """The reservations in house in a room."""
         found: list[str] = []
-        async with aclosing(self.all("reservation")) as records:
+        async with aclosing(self.bookings()) as records:
             async for record in records:
                 found += guests_of([record.data], number)
         return found
@@ -92,7 +105,7 @@ class HouseRecords:
     async def figures(self, day: date, calendar: HouseDay) -> Figures:
         """A business day's figures."""
         figures = Figures(day, calendar)
-        async with aclosing(self.all("reservation")) as records:
+        async with aclosing(self.bookings()) as records:
             async for record in records:
                 over = record.data["status"] in ("checked_in", "checked_out")
                 figures.add_reservation(

@@ -49,7 +49,7 @@ def _reservations_arguments(parser: argparse.ArgumentParser) -> None:
 async def _reservations(terminal: Terminal, given: Arguments) -> None:
     _may_see_guests(terminal)
     on = date.fromisoformat(given.date) if given.date else today_of(terminal)
-    async with aclosing(terminal.house.all("reservation")) as records:
+    async with aclosing(terminal.house.bookings()) as records:
         rows = [views.reservation_row(one) async for one in records if house.wanted(one.data, given.which, on)]
     terminal.console.rows(views.RESERVATIONS, rows)
 
@@ -218,7 +218,7 @@ def _rooms_arguments(parser: argparse.ArgumentParser) -> None:
 async def _rooms(terminal: Terminal, given: Arguments) -> None:
     terminal.session.touch()
     guests: dict[str, list[str]] = {}
-    async with aclosing(terminal.house.all("reservation")) as records:
+    async with aclosing(terminal.house.bookings()) as records:
         async for record in records:
             if record.data["status"] == "checked_in" and record.data.get("room_number"):
                 guests.setdefault(record.data["room_number"], []).append(record.data["reservation_id"])

@@ -8,10 +8,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from desk_rig import DeskRig, reservation
+from desk_rig import DeskRig, event, reservation
 
 from consumers.offline.database import LocalDatabase
 from consumers.offline.house import Figures, HouseDay, Kind, report, wanted
+from consumers.offline.house_records import HouseRecords
+from consumers.offline.items import Record
 from consumers.offline.room_service import set_room
 
 TOKYO = HouseDay(ZoneInfo("Asia/Tokyo"), 5)
@@ -86,3 +88,45 @@ def test_a_room_of_another_id_is_changed_by_its_own() -> None:
     room = {"room_id": "X9", "room_number": "301", "status": "vacant_clean"}
     [change] = set_room("301", room, {"status": "cleaning"}, today=DAY).changes
     assert change.entity_id == "X9"
+
+
+class AtOnce:
+    """A database's records, read without a thread."""
+
+    def __init__(self, local: LocalDatabase) -> None:
+        self.local = local
+
+    async def record(self, type: str, entity: str) -> Record | None:
+        """One record."""
+        return self.local.record(type, entity)
+
+    async def records(self, type: str, *, after: str = "", limit: int = 500) -> list[Record]:
+        """A page."""
+        return self.local.records(type, after=after, limit=limit)
+
+
+async def test_who_checked_in_without_their_reservation_saying_so_is_in_house(local: LocalDatabase) -> None:
+    """A room that a check-in alone gives away is not free; a reservation that speaks later knows better."""
+    arrival = {"room_number": "301", "actual_checkin_time": "2026-07-15T15:00:00+09:00", "payment_status": "pending"}
+    said: dict[str, Any] = {"type": "checkin_checkout", "entity": "reservation:R1", "model": "CheckIn"}
+    local.apply_changes(
+        [event(reservation(), 1), event({"reservation_id": "R1", **arrival}, 2, action="checked_in", **said)], "c2"
+    )
+    records = HouseRecords(AtOnce(local))
+    assert await records.guests_in("301") == ["R1"]
+    known = await records.known("R1")
+    assert (known.status, known.booking["room_number"]) == ("checked_in", "301")
+    figures = await records.figures(DAY, TOKYO)
+    assert (figures.in_house, figures.arrivals) == (1, 1)
+    local.apply_changes([event(reservation(status="confirmed"), 3)], "c3")
+    assert (await records.guests_in("301"), (await records.known("R1")).status) == ([], "confirmed")
+
+
+async def test_who_left_by_a_check_out_alone_is_not_in_house(local: LocalDatabase) -> None:
+    """Though the reservation still says what it said."""
+    times = {"actual_checkin_time": "2026-07-15T15:00:00+09:00", "actual_checkout_time": "2026-07-16T10:00:00+09:00"}
+    gone = {"reservation_id": "R1", "room_number": "301", "payment_status": "completed", **times}
+    said: dict[str, Any] = {"type": "checkin_checkout", "entity": "reservation:R1", "model": "CheckOut"}
+    local.apply_changes([event(reservation(), 1), event(gone, 2, action="checked_out", **said)], "c2")
+    records = HouseRecords(AtOnce(local))
+    assert (await records.guests_in("301"), (await records.known("R1")).status) == ([], "confirmed")
