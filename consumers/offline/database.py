@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import orjson
 
-from consumers.offline.errors import LocalUnusable
+from consumers.offline.errors import LocalUnusable, OtherDesk
 from consumers.offline.items import (
     Alert,
     Applied,
@@ -132,9 +132,7 @@ class LocalDatabase:
             if (of_file := self._notes.meta(name)) is None:
                 self._notes.put_meta(name, value)
             elif of_file != value:
-                raise LocalUnusable(
-                    str(self.path), f"its {name} is {of_file!r}, not {value!r}: use that desk's own file"
-                )
+                raise OtherDesk(str(self.path), name, of_file, value)
         self.device_id, self.tenant_id, self.system = own, tenant_id, system
 
     def close(self) -> None:

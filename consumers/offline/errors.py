@@ -70,5 +70,24 @@ class LocalUnusable(LocalError):
         self.reason = reason
 
 
+class OtherDesk(LocalUnusable):
+    """The file is another desk's: its `field` (tenant_id, system or device_id) is `own`, and `given` was asked for."""
+
+    def __init__(self, path: str, field: str, own: str, given: str) -> None:
+        super().__init__(path, f"its {field} is {own!r}, not {given!r}: use that desk's own file")
+        self.field = field
+        self.own = own
+        self.given = given
+
+
 class LocalInUse(LocalUnusable):
     """Another process works on the file."""
+
+
+class OtherDesk(LocalUnusable):
+    """The file is another desk's, or property's: its `name` (like `device_id`) is `held`, not what was asked for."""
+
+    def __init__(self, path: str, name: str, held: str, wanted: str) -> None:
+        super().__init__(path, f"its {name} is {held!r}, not {wanted!r}: use that desk's own file")
+        self.name = name
+        self.held = held

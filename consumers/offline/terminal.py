@@ -24,7 +24,7 @@ import structlog
 from consumers.errors import ConsumerError
 from consumers.offline import terminal_hotel, terminal_sync
 from consumers.offline import terminal_views as views
-from consumers.offline.errors import LocalDamaged
+from consumers.offline.errors import LocalDamaged, OtherDesk
 from consumers.offline.guidance import guidance
 from consumers.offline.rebuild import rebuild
 from consumers.offline.sessions import SessionEnded
@@ -110,11 +110,14 @@ class Program:
         """Set up, sign in, work; the exit code."""
         self.console.json = bool(getattr(self._given, "json", False))
         try:
-            setup = await self._set_up()
+            held, setup = await self._set_up()
             self.console.language = setup.language
             terminal = self.terminal = Terminal(self.console, self._options, setup, self._around)
             if (code := await self._opened(terminal)) is not None:
                 return code
+            if held not in (None, setup):
+                # Not before the files are found to be this desk's.
+                self._keep(setup)
             return await self._work(terminal)
         except ConsumerError as error:
             self.console.wrong(failure(error))
@@ -139,7 +142,8 @@ class Program:
 
     # -- beginning ----------------------------------------------------------------------------------------------------
 
-    async def _set_up(self) -> DeskSetup:
+    async def _set_up(self) -> tuple[DeskSetup | None, DeskSetup]:
+        """The setup as it was kept, None of a new desk, and as it is to be."""
         given, directory = self._given, self._options.directory
         held = DeskSetup.load(directory)
         named = {
@@ -153,21 +157,22 @@ class Program:
             "device_id": given.device,
         }
         said = {name: value for name, value in named.items() if value is not None}
-        if held is None:
-            setup = await self._asked(said)
-        else:
-            setup = replace(held, **said)
-        if setup != held:
-            make_directory(directory)
-            setup.save(directory)
-            if in_the_clear(setup.url):
-                self.console.wrong(
-                    Text(
-                        f"注意: {setup.url} は暗号化されていません（wss を使用してください）",
-                        f"careful: what goes to {setup.url} can be read on the way; use wss",
-                    )
+        if held is not None:
+            return held, replace(held, **said)
+        setup = await self._asked(said)
+        self._keep(setup)
+        return None, setup
+
+    def _keep(self, setup: DeskSetup) -> None:
+        make_directory(self._options.directory)
+        setup.save(self._options.directory)
+        if in_the_clear(setup.url):
+            self.console.wrong(
+                Text(
+                    f"注意: {setup.url} は暗号化されていません（wss を使用してください）",
+                    f"careful: what goes to {setup.url} can be read on the way; use wss",
                 )
-        return setup
+            )
 
     async def _asked(self, said: dict[str, Any]) -> DeskSetup:
         """What a new desk is told, by options or by whoever sits there."""
@@ -198,6 +203,12 @@ class Program:
         repairing = self._given.command == "repair"
         try:
             await terminal.open()
+        except OtherDesk as error:
+            option = {"tenant_id": "--tenant", "system": "--system", "device_id": "--device"}[error.name]
+            raise Refused(
+                f"この端末は {error.held} です: {option} を外してください。別の端末には --data-dir で別のフォルダーを",
+                f"this desk's is {error.held}: leave {option} out; another desk takes files of its own (--data-dir)",
+            ) from error
         except LocalDamaged as error:
             self.console.wrong(str(error))
             views.guide(self.console, [guidance("rebuild_proposed")])

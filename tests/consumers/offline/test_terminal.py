@@ -255,11 +255,20 @@ async def test_a_second_program_on_the_same_files_is_told_who_has_them(seat: Sea
     assert (await seat.run("rooms")).code == 0
 
 
-async def test_another_devices_or_tenants_files_are_refused(seat: Seat) -> None:
-    """Work of one must not go out under another one's name."""
-    done = await seat.run("--tenant", "other", "rooms")
+@pytest.mark.parametrize(
+    ("option", "other", "own"),
+    [("--tenant", "other", "default"), ("--system", "hotel-saas", "hotel-pms"), ("--device", "desk-2", "desk-1")],
+)
+async def test_another_devices_or_tenants_files_are_refused(seat: Seat, option: str, other: str, own: str) -> None:
+    """Work of one must not go out under another one's name; what was refused changes nothing."""
+    done = await seat.run(option, other, "rooms")
     assert done.code == 1
-    assert "tenant_id is 'default', not 'other'" in done.err
+    assert f"this desk's is {own}: leave {option} out" in done.err
+    assert (await seat.run("--zone", "Europe/Lisbon", "rooms")).code == 0
+    setup = DeskSetup.load(seat.directory)
+    assert setup is not None
+    assert (setup.tenant_id, setup.system, setup.device_id) == ("default", "hotel-pms", "desk-1")
+    assert setup.zone == "Europe/Lisbon"
 
 
 async def test_damaged_files_are_repaired_when_somebody_agrees(seat: Seat) -> None:
