@@ -265,10 +265,16 @@ class LocalDatabase:
             self._file.out += applied.confirmed
             again = self._again_where_turned(cursor)
             self._notes.put_meta("cursor", cursor)
+            freed = self._queue.free(applied.confirmed)
             if applied.confirmed:
                 self._operations.watch_length()
         self._note_again(again)
-        return replace(applied, again=again)
+        return replace(applied, again=again, freed=freed)
+
+    def hasten(self) -> int:
+        """Have what waits for a person's word sent at once: they may have spoken. How many items that were."""
+        with self._file.writing():
+            return self._queue.hasten()
 
     def begin_snapshot(self, *, afresh: bool = False) -> str | None:
         """Begin a snapshot, or go on with one that was broken off: where to ask from (`after`), None from the start.

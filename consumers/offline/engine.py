@@ -250,13 +250,16 @@ class SyncEngine:
         self._on_outcome(outcome)
 
     async def _carry_out(self, trigger: Trigger, tally: Tally) -> None:
+        if trigger in ("manual", "requested"):
+            await self._local.call(lambda database: database.hasten())
         if trigger != "live":
             await self._puller.begin(tally)
             await self._look_back(tally)
             await self._push(tally)
-        again = tally.again
+        again, freed = tally.again, tally.freed
         await self._puller.pull(tally)
-        if tally.again > again:
+        if tally.again > again or tally.freed > freed:
+            # What the pull made sendable goes out with this sync.
             await self._push(tally)
             await self._puller.pull(tally)
 

@@ -82,12 +82,3 @@ class OtherDesk(LocalUnusable):
 
 class LocalInUse(LocalUnusable):
     """Another process works on the file."""
-
-
-class OtherDesk(LocalUnusable):
-    """The file is another desk's, or property's: its `name` (like `device_id`) is `held`, not what was asked for."""
-
-    def __init__(self, path: str, name: str, held: str, wanted: str) -> None:
-        super().__init__(path, f"its {name} is {held!r}, not {wanted!r}: use that desk's own file")
-        self.name = name
-        self.held = held

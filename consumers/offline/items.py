@@ -148,7 +148,7 @@ class Applied:
     """What pulled changes did: `applied` to records, `known` before, `held` for a newer release.
 
     `confirmed` are own items whose event this was; `again` is how many others were queued again, because the hub's
-    history is another one now.
+    history is another one now; `freed` how many of the confirmed items' entities may be sent.
     """
 
     applied: int = 0
@@ -156,6 +156,7 @@ class Applied:
     held: int = 0
     confirmed: tuple[str, ...] = ()
     again: int = 0
+    freed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,7 @@ class Puller:
                 applied = await self._local.call(_applying(changes, cursor))
                 self.cursor = cursor
                 self._lost(applied.again, tally)
+                tally.freed += applied.freed
                 tally.pulled += len(changes)
             elif page.more:
                 if settling == SETTLING_TRIES:

@@ -47,6 +47,8 @@ class Tally:
     snapshots: int = 0
     again: int = 0
     """Items that the hub had taken and lost, as it seems: they are queued once more."""
+    freed: int = 0
+    """Items that may be sent since the event of one before them came, for which they waited."""
     skew_ms: int | None = None
     """How far the desk's clock is ahead of the hub's, as the hub said last."""
 

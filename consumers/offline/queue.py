@@ -33,6 +33,8 @@ PERSON_MS: Final = 30_000
 _COLUMNS: Final = ", ".join(QUEUE_COLUMNS)
 _INSERT: Final = f"INSERT INTO queue ({_COLUMNS}) VALUES ({', '.join('?' * len(QUEUE_COLUMNS))})"
 _SELECT: Final = f"SELECT {_COLUMNS} FROM queue "
+_HELD: Final = "status = 'queued' AND not_before > 0 AND json_extract(errors, '$[0][0]') = 'conflict'"
+"""Items whose entity waits for a person, as the hub said."""
 _SYNCED: Final = frozenset({"applied", "duplicate", "resolved"})
 
 
@@ -203,6 +205,22 @@ class Queue:
             text = ": ".join(filter(None, [f"gave up after {tries} tries", _reasons(result)]))
             self._sql.execute("UPDATE queue SET last_error = ? WHERE sequence = ?", (text, item.device_sequence))
         return again
+
+    def hasten(self) -> int:
+        """Have items that wait for a person's word sent at once: they may have spoken. How many."""
+        return self._sql.execute(f"UPDATE queue SET not_before = 0 WHERE {_HELD}").rowcount
+
+    def free(self, decided: Iterable[str]) -> int:
+        """The events of these items came: those behind them wait for no person any more. How many may be sent now."""
+        freed = 0
+        for uuid in decided:
+            behind = "entity = (SELECT entity FROM queue WHERE uuid = ?)"
+            self._sql.execute(
+                f"UPDATE queue SET not_before = 0, last_error = NULL, errors = NULL WHERE {_HELD} AND {behind}", (uuid,)
+            )
+            query = f"SELECT COUNT(*) FROM queue WHERE status = 'queued' AND not_before = 0 AND {behind}"
+            freed += self._sql.execute(query, (uuid,)).fetchone()[0]
+        return freed
 
     # -- what the hub lost --------------------------------------------------------------------------------------------
 

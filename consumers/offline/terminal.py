@@ -204,10 +204,10 @@ class Program:
         try:
             await terminal.open()
         except OtherDesk as error:
-            option = {"tenant_id": "--tenant", "system": "--system", "device_id": "--device"}[error.name]
+            option = {"tenant_id": "--tenant", "system": "--system", "device_id": "--device"}[error.field]
             raise Refused(
-                f"この端末は {error.held} です: {option} を外してください。別の端末には --data-dir で別のフォルダーを",
-                f"this desk's is {error.held}: leave {option} out; another desk takes files of its own (--data-dir)",
+                f"この端末は {error.own} です: {option} を外してください。別の端末には --data-dir で別のフォルダーを",
+                f"this desk's is {error.own}: leave {option} out; another desk takes files of its own (--data-dir)",
             ) from error
         except LocalDamaged as error:
             self.console.wrong(str(error))

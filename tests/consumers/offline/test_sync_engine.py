@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumers.errors import Disconnected, HubRefused
-from consumers.offline.engine import COALESCE_S, NEWS_GAP_S
+from consumers.offline.engine import COALESCE_S, NEWS_GAP_S, Trigger
 from consumers.offline.items import LocalChange, QueueItem
 from consumers.offline.pulling import PAGE_CHANGES, PAGE_STATES
 from consumers.offline.pushing import RESENDS, chunks
@@ -270,6 +270,30 @@ async def test_a_conflict_is_over_when_its_event_is_pulled(synced: EngineRig, hu
     assert await synced.status(item) == ("synced", 0)
 
 
+async def test_what_a_decision_sets_free_goes_with_the_same_sync(synced: EngineRig, hub: FakeSyncHub) -> None:
+    """The pull that brings it, not the next interval; nobody is told any more that it waits."""
+    hub.answers["reservation:R0"] = ItemResult(outcome="conflict", conflict_id="c1")
+    first, behind = await synced.do(checked_in("R0"), booked("R0"))
+    assert (await synced.sync()).counts.queued == 1
+    hub.answers.clear()
+    hub.happen("CheckIn", "R0", dict(first.payload), uuid=first.uuid, device_id="desk-1")
+    assert (await synced.next("interval")).synced
+    assert await synced.status(behind) == ("synced", 0)
+
+
+@pytest.mark.parametrize(("trigger", "sent"), [("manual", True), ("requested", True), ("interval", False)])
+async def test_who_asks_for_a_sync_waits_for_nobody(
+    synced: EngineRig, hub: FakeSyncHub, trigger: Trigger, sent: bool
+) -> None:
+    """By hand, or because the hub asks, what waits for a person is sent at once: they may have spoken."""
+    hub.answers["reservation:R7"] = ItemResult(outcome="retry", errors=[ItemError(path="conflict", message="waits")])
+    (item,) = await synced.do(booked("R7"))
+    assert (await synced.sync()).counts.queued == 1
+    del hub.answers["reservation:R7"]
+    assert (await synced.next(trigger)).synced is sent
+    assert await synced.status(item) == ("synced" if sent else "queued", 0)
+
+
 async def test_results_without_uuids_are_told_by_their_place(synced: EngineRig, hub: FakeSyncHub) -> None:
     """An item that could not even be read is answered in its place."""
     hub.nameless = True
@@ -337,7 +361,6 @@ async def test_a_lost_history_begins_again_and_keeps_the_queue(
     assert await synced.call(lambda database: database.record("reservation", "reservation:R8")) is not None
     assert await synced.status(item) == ("queued", 0)
     del hub.answers["reservation:R7"]
-    synced.desk.clock.pass_by(60)
     assert (await synced.sync()).synced
     assert fronts(hub) == [item.uuid]
 
