@@ -423,8 +423,8 @@ def _event(case: _Case, plan: _Plan) -> dict[str, Any]:
         "causation_id": conflict.conflict_id,
         "correlation_id": decision.claim_id,
     }
-    if decision.choice == "incoming":
-        # What is decided otherwise is not the desk's doing: what it did on top of its own, it did without knowing that.
+    if decision.choice == "incoming" or conflict.type != STAY:
+        # A stay that is decided otherwise is not the desk's doing: what it did on top of its own, it did not knowing.
         event["created_offline"] = True
     if decision.choice != "current":
         event["occurred_at"] = instant(case.item.created_ms)
