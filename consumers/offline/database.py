@@ -37,6 +37,7 @@ from consumers.offline.items import (
 from consumers.offline.local_file import LocalFile
 from consumers.offline.local_schema import damage
 from consumers.offline.lost import beyond, of_another, turned
+from consumers.offline.new_device import move
 from consumers.offline.operation_log import Notes
 from consumers.offline.operations import Operations
 from consumers.offline.queue import Queue, milliseconds
@@ -80,7 +81,9 @@ class LocalDatabase:
         new_uuid: Callable[[], str] = _uuid,
         max_retries: int = MAX_RETRIES,
     ) -> Self:
-        """Open or make the file. `device_id` None: the file's own, or a new random one. `now` gives aware datetimes.
+        """Open or make the file. `now` gives aware datetimes.
+
+        `device_id` None: the file's own, or a new random one. The one that it had before its own will do, too.
 
         What was `syncing` when the last process ended is queued again.
 
@@ -110,30 +113,73 @@ class LocalDatabase:
         self.path = file.path
         self._file = file
         self._now = now
+        self._new_uuid = new_uuid
+        self._max_retries = max_retries
         self._notes = Notes(file.sql)
         with file.writing():
-            self._identify(tenant_id, system, device_id)
-            self._records = Records(file.sql, self.device_id)
-            self._queue = Queue(file.sql, self._records, self.device_id, max_retries)
-            self._operations = Operations(file, self._notes, self._records, self._queue, self.device_id, now, new_uuid)
+            self._be(self._identify(tenant_id, system, device_id))
             self._queue.release()
             self._records.upgrade()
         desk = {"device_id": self.device_id, "tenant_id": tenant_id, "system": system}
         file.begin_journal(desk | {"sequence": self._operations.sequence()}, self._queue)
 
-    def _identify(self, tenant_id: str, system: str, device_id: str | None) -> None:
-        if device_id is not None and not _DEVICE.fullmatch(device_id):
-            raise LocalUnusable(str(self.path), f"device_id {device_id!r} must be 1 to 100 visible ASCII characters")
-        own = self._notes.meta("device_id")
-        if own is None:
-            own = device_id or f"desk-{uuid4().hex[:16]}"
-        wanted = {"tenant_id": tenant_id, "system": system, "device_id": device_id or own}
+    def _be(self, device_id: str) -> None:
+        """Work as this device."""
+        sql = self._file.sql
+        self.device_id = device_id
+        self._records = Records(sql, device_id)
+        self._queue = Queue(sql, self._records, device_id, self._max_retries)
+        self._operations = Operations(
+            self._file, self._notes, self._records, self._queue, device_id, self._now, self._new_uuid
+        )
+
+    def _identify(self, tenant_id: str, system: str, device_id: str | None) -> str:
+        """Which device it is. The id that it had before its last one is known as its own: `new_device_id` may have
+        been cut off before whoever opens it had heard of it."""
+        fits = self._device(device_id)
+        own = self._notes.meta("device_id") or fits
+        if device_id is None or device_id == self._notes.meta("device_id_before"):
+            device_id = own
+        wanted = {"tenant_id": tenant_id, "system": system, "device_id": device_id}
         for name, value in wanted.items():
             if (of_file := self._notes.meta(name)) is None:
                 self._notes.put_meta(name, value)
             elif of_file != value:
                 raise OtherDesk(str(self.path), name, of_file, value)
-        self.device_id, self.tenant_id, self.system = own, tenant_id, system
+        self.tenant_id, self.system = tenant_id, system
+        return own
+
+    def _device(self, wanted: str | None) -> str:
+        """This id, or a new one."""
+        if wanted is not None and not _DEVICE.fullmatch(wanted):
+            raise LocalUnusable(str(self.path), f"device_id {wanted!r} must be 1 to 100 visible ASCII characters")
+        return wanted or f"desk-{uuid4().hex[:16]}"
+
+    def new_device_id(self, device_id: str | None = None, *, operator: str, role: str | None = None) -> int:
+        """Be another device from now on, a new one by default (`consumers.offline.new_device`). Logged.
+
+        Everything that the hub has must have been pulled: what was sent and has no answer would be sent twice. How many
+        items are sent as that device.
+
+        Raises:
+            LocalUnusable: the id cannot be one, or is its own already.
+        """
+        before, after = self.device_id, self._device(device_id)
+        if after == before:
+            raise LocalUnusable(str(self.path), f"its device_id is {before!r} already: choose another one")
+        try:
+            with self._file.writing():
+                self._be(after)
+                moved = move(self._file.sql, self._records, before, after, self._operations.sequence(), self._new_uuid)
+                self._notes.put_meta("device_id", after)
+                self._notes.put_meta("device_id_before", before)
+                self._operations.moved(moved, before, operator, role)
+        except BaseException:
+            self._be(before)
+            raise
+        self._file.belongs_to(after)
+        self._note_again(len(moved))
+        return sum(one.item.status == "queued" for one in moved)
 
     def close(self) -> None:
         """Release the file. May be called twice."""
@@ -229,6 +275,11 @@ class LocalDatabase:
         """
         with self._file.writing():
             return self._operations.resend(uuid, operator)
+
+    def resend_all(self, *, operator: str) -> int:
+        """Queue all failed items again, as one operation: how many. Logged."""
+        with self._file.writing():
+            return self._operations.resend_all(operator)
 
     def discard(self, uuid: str, *, operator: str, reason: str) -> QueueItem:
         """Give a failed item up: it stays in the queue as `discarded` and is not sent or laid any more. Logged.

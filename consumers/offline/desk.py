@@ -248,6 +248,10 @@ class Desk:
         """
         return await self._by_hand(lambda database: database.resend(uuid, operator=operator))
 
+    async def resend_all(self, *, operator: str) -> int:
+        """Send all failed items again, as one operation: how many."""
+        return await self._by_hand(lambda database: database.resend_all(operator=operator))
+
     async def discard(self, uuid: str, *, operator: str, reason: str) -> QueueItem:
         """Give a failed item up; what waited behind it goes on.
 
@@ -331,11 +335,11 @@ class Desk:
             self.status.update(local_error=str(error))
             raise
 
-    async def _by_hand(self, change: Callable[[LocalDatabase], QueueItem]) -> QueueItem:
-        item, counts = await self._locally(lambda database: (change(database), database.counts()))
+    async def _by_hand(self, change: Callable[[LocalDatabase], T]) -> T:
+        done, counts = await self._locally(lambda database: (change(database), database.counts()))
         self.status.update(counts=counts, local_error=None)
         self.engine.request("operation")
-        return item
+        return done
 
     async def _probe(self) -> bool:
         """Whether the hub is there and answers. What it says of the token is not the line's fault."""

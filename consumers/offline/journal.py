@@ -108,7 +108,8 @@ class Journal:
             OSError: it cannot be opened or written.
         """
         self._path = path
-        self._desk = desk
+        self.desk = desk
+        """Who writes it, as the next `rewrite` says."""
         self.lines = lines
         self._late: list[bytes] = []
         """Marks that could not be written: they go with the next lines."""
@@ -169,7 +170,7 @@ class Journal:
             OSError: it cannot; the old one is still in use.
         """
         beside = self._path.with_name(self._path.name + ".new")
-        head = _line(orjson.dumps({**self._desk, "k": "desk", "sequence": sequence}))
+        head = _line(orjson.dumps({**self.desk, "k": "desk", "sequence": sequence}))
         lines = [head, *(item_line(item) for _, item in items)]
         if items:
             lines.append(_marks("done", (uuid for uuid, _ in items)))

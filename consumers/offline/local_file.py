@@ -91,7 +91,8 @@ class LocalFile:
         journal.mark("discarded", sorted(discarded - known.discarded))
         journal.mark("void", sorted(known.items.keys() - here.keys() - known.done - known.out - known.void))
         # Those that are out there and wait here are sent once more.
-        lacking = known.bad > 0 or any(uuid not in known.items or uuid in known.out for uuid, _ in queue.unsettled())
+        lacking = known.bad > 0 or (known.desk or desk).get("device_id") != desk.get("device_id")
+        lacking = lacking or any(uuid not in known.items or uuid in known.out for uuid, _ in queue.unsettled())
         self.shorten(desk["sequence"], queue, always=lacking)
 
     @contextmanager
@@ -142,6 +143,11 @@ class LocalFile:
             self._journal.mark("done", [uuid for uuid, _ in self.fresh])
             self._journal.mark("out", self.out)
             self._journal.mark("discarded", self.discarded)
+
+    def belongs_to(self, device_id: str) -> None:
+        """The journal that is written next says so."""
+        if self._journal is not None:
+            self._journal.desk["device_id"] = device_id
 
     def shorten(self, sequence: int, queue: Queue, *, always: bool = False) -> None:
         """Write the journal anew when most of it is of no use any more, or `always` when it lacks something."""

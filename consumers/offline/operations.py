@@ -10,6 +10,7 @@ from consumers.offline.acceptance import accept, laid_over
 from consumers.offline.errors import InvalidChange
 from consumers.offline.items import LocalChange, QueueItem, Settled
 from consumers.offline.local_file import LocalFile
+from consumers.offline.new_device import Moved
 from consumers.offline.operation_log import Notes
 from consumers.offline.queue import Queue
 from consumers.offline.records import Key, Records
@@ -63,6 +64,24 @@ class Operations:
         item = self._queue.resend(uuid)
         self._log("resend", operator, None, [item], _named(item))
         return item
+
+    def resend_all(self, operator: str) -> int:
+        """Queue all failed items again."""
+        items = [self._queue.resend(item.uuid) for item in self._queue.of_status("failed", -1)]
+        if items:
+            self._log("resend", operator, None, items, ", ".join(map(_named, items)))
+            self.watch_length()
+        return len(items)
+
+    def moved(self, moved: Sequence[Moved], before: str, operator: str, role: str | None) -> None:
+        """What was `before`'s is this device's now."""
+        self._file.fresh += [(one.item.uuid, one.text) for one in moved]
+        self._file.discarded += [one.before for one in moved]
+        if moved:
+            self._notes.put_meta("sequence", str(moved[-1].item.device_sequence))
+        detail = f"{before} is {self._device_id} now; {len(moved)} items with it"
+        self._log("new_device_id", operator, role, [one.item for one in moved], detail)
+        self.watch_length()
 
     def discard(self, uuid: str, operator: str, reason: str) -> QueueItem:
         """Give a failed item up."""

@@ -99,7 +99,7 @@ class Program:
         self._around = around
         kept = around.environment.get("HOTEL_DESK_DIR", "").strip()
         directory = given.data_dir or (Path(kept) if kept else Path.home() / ".hotel-desk")
-        self._options = Options(directory.expanduser(), given.token, given.token_command, given.operator)
+        self._options = Options(directory.expanduser(), given.token, given.token_command, given.operator, given.device)
         self._running: asyncio.Task[int] | None = None
         self._interrupted = False
         self._pressed = -AGAIN_S
@@ -115,9 +115,9 @@ class Program:
             terminal = self.terminal = Terminal(self.console, self._options, setup, self._around)
             if (code := await self._opened(terminal)) is not None:
                 return code
-            if held not in (None, setup):
+            if held not in (None, terminal.setup):
                 # Not before the files are found to be this desk's.
-                self._keep(setup)
+                self._keep(terminal.setup)
             return await self._work(terminal)
         except ConsumerError as error:
             self.console.wrong(failure(error))
@@ -206,8 +206,10 @@ class Program:
         except OtherDesk as error:
             option = {"tenant_id": "--tenant", "system": "--system", "device_id": "--device"}[error.field]
             raise Refused(
-                f"この端末は {error.own} です: {option} を外してください。別の端末には --data-dir で別のフォルダーを",
-                f"this desk's is {error.own}: leave {option} out; another desk takes files of its own (--data-dir)",
+                f"この端末は {error.own} です: {option} を外すか {option} {error.own} を指定してください。"
+                "別の端末には HOTEL_DESK_DIR で別のフォルダーを",
+                f"this desk's is {error.own}: leave {option} out or give {option} {error.own}; "
+                "another desk takes files of its own (HOTEL_DESK_DIR)",
             ) from error
         except LocalDamaged as error:
             self.console.wrong(str(error))
@@ -285,8 +287,7 @@ class Program:
         """Command after command, until there are no more. Of a script the last failure's exit code."""
         # Before anything is shown of the line, it is looked at.
         await terminal.desk.line.check()
-        terminal.beside(terminal.banners(), "terminal-banners")
-        terminal.beside(terminal.recovery.run(), "terminal-recovery")
+        terminal.attend()
         if not self.console.interactive:
             # A script does not look at the banner first: what others did shall be there.
             await terminal.synced()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from consumers.offline.database import LocalDatabase
 from consumers.offline.desk import Desk
 from consumers.offline.desk_recovery import DeskRecovery
 from consumers.offline.engine import SyncOutcome
-from consumers.offline.errors import LocalInUse
+from consumers.offline.errors import LocalInUse, OtherDesk
 from consumers.offline.front_desk import Deed, Doubtful
 from consumers.offline.house_records import HouseRecords
 from consumers.offline.items import QueueItem
@@ -77,6 +77,7 @@ class Options:
     token: str | None = None
     token_command: str | None = None
     operator: str | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,21 @@ class Terminal:
             LocalDamaged, LocalUnusable, LocalFull: as `LocalDatabase.open`.
         """
         make_directory(self.options.directory)
+        files = self._files = await self._opened()
+        own = await files.call(lambda database: database.device_id)
+        given = self.options.device
+        if given not in (None, own):
+            # Not even the one it had before: what is asked for is another desk.
+            raise OtherDesk(str(self.path), "device_id", own, given)
+        if self.setup.device_id is not None:
+            self.setup = replace(self.setup, device_id=own)
+        hold(self.options.directory)
+        self._relay.to = self._files
+        self.operators = DeskOperators(
+            self._relay, idle_s=self.around.idle_s, cost=self.around.cost, uptime=self.around.uptime
+        )
+
+    async def _opened(self) -> LocalThread:
         setup = self.setup
 
         def opened() -> LocalDatabase:
@@ -140,14 +156,9 @@ class Terminal:
             )
 
         try:
-            self._files = await LocalThread.open(opened)
+            return await LocalThread.open(opened)
         except LocalInUse as error:
             raise self._in_use(error) from error
-        hold(self.options.directory)
-        self._relay.to = self._files
-        self.operators = DeskOperators(
-            self._relay, idle_s=self.around.idle_s, cost=self.around.cost, uptime=self.around.uptime
-        )
 
     async def _begin(self) -> None:
         """The desk takes the files over, and is at work."""
@@ -169,6 +180,7 @@ class Terminal:
             )
         except LocalInUse as error:
             raise self._in_use(error) from error
+        self._moved = (0, 0)
         self._relay.to = self._desk.local
         self.house = HouseRecords(self._desk)
 
@@ -183,9 +195,7 @@ class Terminal:
         self._relay.to = None
         if desk is None and files is None:
             return
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._alone()
         if self._session is not None:
             self._session.end()
         try:
@@ -195,6 +205,30 @@ class Terminal:
                 await desk.close()
         finally:
             let_go(self.options.directory)
+
+    async def _alone(self) -> None:
+        """End what is done beside."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[LocalThread]:
+        """The desk's files without the desk, which begins anew afterwards; whoever is signed in stays so."""
+        attended = bool(self._tasks)
+        await self._alone()
+        desk, self._desk, self._recovery = self.desk, None, None
+        await desk.close()
+        files = self._files = await self._opened()
+        self._relay.to = files
+        try:
+            yield files
+        finally:
+            # The desk that begins asks for the token anew; nobody refused it the one of before.
+            self._tokens.signed_in(self.session)
+            await self._begin()
+            if attended:
+                self.attend()
 
     @property
     def desk(self) -> Desk:
@@ -449,6 +483,11 @@ class Terminal:
                 tell=lambda told: views.guide(self.console, told),
             )
         return self._recovery
+
+    def attend(self) -> None:
+        """Show the desk's state as it changes, and recover it, beside what is done at the prompt."""
+        self.beside(self.banners(), "terminal-banners")
+        self.beside(self.recovery.run(), "terminal-recovery")
 
     def moved(self) -> tuple[int, int]:
         """Items sent and changes received since this was asked the last time."""

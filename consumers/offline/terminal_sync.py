@@ -7,6 +7,7 @@ from contextlib import aclosing
 from datetime import tzinfo
 from typing import Any, Final
 
+from consumers.offline import terminal_device
 from consumers.offline import terminal_views as views
 from consumers.offline.capabilities import capabilities
 from consumers.offline.database import LocalDatabase
@@ -135,13 +136,12 @@ def _resend_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _resend(terminal: Terminal, given: Arguments) -> None:
     terminal.allow("sync_failures")
+    operator, count = terminal.session.operator, 1
     if given.uuid == "all":
-        items = await terminal.desk.local.call(lambda database: database.failed())
+        count = await terminal.desk.resend_all(operator=operator)
     else:
-        items = [await _one_failed(terminal, given.uuid)]
-    for item in items:
-        await terminal.desk.resend(item.uuid, operator=terminal.session.operator)
-    terminal.console.say(Text(f"{len(items)}件を再送信します", f"{len(items)} items are sent again"), "green")
+        await terminal.desk.resend((await _one_failed(terminal, given.uuid)).uuid, operator=operator)
+    terminal.console.say(Text(f"{count}件を再送信します", f"{count} items are sent again"), "green")
 
 
 def _discard_arguments(parser: argparse.ArgumentParser) -> None:
@@ -343,6 +343,7 @@ COMMANDS: Final = (
     Command("verify", Text("ハブと照合", "compare with the hub now"), nothing, _verify),
     Command("recover", Text("復旧手順を実行", "run the recovery"), nothing, _recover),
     Command("repair", Text("データ修復", "check and repair the local data"), _repair_arguments, _repair),
+    terminal_device.COMMAND,
     Command(
         "operators",
         Text("担当者とPIN（list, add, disable, pin）", "operators and PINs"),

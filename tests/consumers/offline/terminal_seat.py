@@ -64,6 +64,7 @@ class Seat:
 
     directory: Path
     url: str = DEAD_URL
+    device: str | None = "desk-1"
     environment: dict[str, str] = field(default_factory=dict)
     day: DeskClock = field(default_factory=DeskClock)
     machine: Machine = field(default_factory=Machine)
@@ -115,7 +116,9 @@ class Seat:
         return self
 
     def _program(self, arguments: Iterable[str], descriptor: int, out: io.StringIO, err: io.StringIO) -> Program:
-        options = ["--url", self.url, "--device", "desk-1", "--language", "en"]
+        options = ["--url", self.url, "--language", "en"]
+        if self.device is not None:
+            options += ["--device", self.device]
         around = Surroundings(
             environment=self.environment,
             clock=SystemClock(),
