@@ -312,11 +312,12 @@ class LocalDatabase:
         before, items that this one may have lost are queued again.
         """
         with self._file.writing():
+            undecided = self._queue.undecided()
             applied = self._records.apply(changes)
             self._file.out += applied.confirmed
             again = self._again_where_turned(cursor)
             self._notes.put_meta("cursor", cursor)
-            freed = self._queue.free(applied.confirmed)
+            freed = self._queue.free(sorted(undecided.intersection(applied.confirmed)))
             if applied.confirmed:
                 self._operations.watch_length()
         self._note_again(again)

@@ -210,11 +210,19 @@ class Queue:
         """Have items that wait for a person's word sent at once: they may have spoken. How many."""
         return self._sql.execute(f"UPDATE queue SET not_before = 0 WHERE {_HELD}").rowcount
 
+    def undecided(self) -> set[str]:
+        """The items that wait for a person."""
+        return {uuid for (uuid,) in self._sql.execute("SELECT uuid FROM queue WHERE status = 'conflict'")}
+
     def free(self, decided: Iterable[str]) -> int:
-        """The events of these items came: those behind them wait for no person any more. How many may be sent now."""
+        """A person decided on these items: those behind them wait for nobody any more, where no other one is open. How
+        many may be sent now."""
         freed = 0
         for uuid in decided:
-            behind = "entity = (SELECT entity FROM queue WHERE uuid = ?)"
+            behind = (
+                "entity = (SELECT entity FROM queue WHERE uuid = ?) AND NOT EXISTS "
+                "(SELECT 1 FROM queue AS other WHERE other.entity = queue.entity AND other.status = 'conflict')"
+            )
             self._sql.execute(
                 f"UPDATE queue SET not_before = 0, last_error = NULL, errors = NULL WHERE {_HELD} AND {behind}", (uuid,)
             )

@@ -33,6 +33,8 @@ class Item:
     laid: bool = True
     retries: int = 0
     not_before: float = 0.0
+    held: bool = False
+    """It waits for a person to decide on another one."""
 
 
 @dataclass
@@ -149,6 +151,7 @@ class Desk(RuleBasedStateMachine):
             item = self.items[one.uuid or ""]
             if item.status == "synced":
                 continue
+            item.held = one.outcome == "retry" and one.errors is not None
             if one.outcome in ("applied", "resolved", "duplicate"):
                 item.status = "synced"
                 pulled = [event.revision for event in self.hub.log[: self.pulled] if event.entity[12:] == item.entity]
@@ -179,11 +182,22 @@ class Desk(RuleBasedStateMachine):
         start = data.draw(st.integers(0, self.pulled))
         end = data.draw(st.integers(self.pulled + 1, len(self.hub.log)))
         self.local.apply_changes(self.hub.log[start:end], str(end))
+        decided = {self.items[one.uuid].entity for one in self.hub.log[start:end] if self.waits(one.uuid)}
         for one in self.hub.log[start:end]:
             if one.uuid in self.items:
                 self.items[one.uuid].status, self.items[one.uuid].laid = "synced", False
+        for item in self.of("queued"):
+            if item.held and item.entity in decided and not any(map(self.waits, self.of_entity(item.entity))):
+                item.held, item.not_before = False, 0
         self.pulled = end
         self.on_the_way = [uuid for uuid in self.on_the_way if self.items[uuid].status == "syncing"]
+
+    def waits(self, uuid: str) -> bool:
+        """Whether a person is to decide on this item."""
+        return uuid in self.items and self.items[uuid].status == "conflict"
+
+    def of_entity(self, entity: str) -> list[str]:
+        return [item.uuid for item in self.items.values() if item.entity == entity]
 
     def of(self, status: str) -> list[Item]:
         return [item for item in self.items.values() if item.status == status]

@@ -197,6 +197,20 @@ def test_a_conflict_waits_for_a_person_and_holds_its_entity(rig: DeskRig, local:
     assert [one.device_sequence for one in sent(rig, local)] == [3]
 
 
+def test_only_a_decision_frees_what_waits_for_a_person(rig: DeskRig, local: LocalDatabase) -> None:
+    """Not the event of another own item of the entity; then nothing says any more that it waits."""
+    do(local, booked(), changed(adults=1), changed(adults=2))
+    taken_, decided, behind = sent(rig, local, 3)
+    waits = result(behind, "retry", errors=wrong("conflict", "waits for the conflict c-1"))
+    answers = [result(taken_, revision=1), result(decided, "conflict", conflict_id="c-1"), waits]
+    local.settle(answers, now=rig.clock.now())
+    assert local.apply_changes([event(reservation(), 1, uuid=taken_.uuid)], "c1").freed == 0
+    assert local.pending()[1].last_error == "conflict: waits for the conflict c-1"
+    assert local.apply_changes([event(reservation(adults=1), 2, uuid=decided.uuid)], "c2").freed == 1
+    assert [(one.last_error, one.not_before) for one in local.pending()[:1]] == [(None, None)]
+    assert sent(rig, local) == [local.item(behind.uuid)]
+
+
 def test_results_of_strangers_are_told_and_change_nothing(rig: DeskRig, local: LocalDatabase) -> None:
     """A uuid that the queue does not have is given back; one without uuid only counts."""
     do(local, booked())
