@@ -39,7 +39,7 @@ RETRIES: Final = 3
 """Attempts after the first, where nothing else is said (R51, R85)."""
 
 _EXPIRED: Final = frozenset({401, Close.TOKEN_EXPIRED, Close.BAD_TOKEN, Close.NO_AUTH})
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _RETRIED: Final[Mapping[Kind, Action]] = MappingProxyType(
     {"hub_failed": "escalate", "write_failed": "propose_rebuild", "unsettled": "escalate", "unexpected": "escalate"}
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -138,6 +139,9 @@ MIGRATIONS: Final = (_FIRST,)
 """From file version n to n + 1. A file of a higher version than these lead to is a newer release's."""
 
 
+MAY_NOT_GROW: Final = "the file may not grow: a limit on the size of files (ulimit -f), or a full disk"
+
+
 class Lock:
     """The one process that may work on a file. The kernel lets go when the process ends, however it ends."""
 
@@ -206,12 +210,21 @@ def unwritten(path: Path | str, error: OSError | sqlite3.Error) -> LocalError:
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return LocalFull(str(path), error.strerror or "disk full")
+        if error.errno == errno.EFBIG:
+            return LocalFull(str(path), MAY_NOT_GROW)
         return LocalUnusable(str(path), error.strerror or str(error))
-    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    full_code = getattr(error, "sqlite_errorcode", None) or 0
+    code = full_code & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return LocalFull(str(path), str(error))
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return LocalDamaged(str(path), [str(error)])
+    if (
+        full_code == sqlite3.SQLITE_IOERR_WRITE
+        and resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+    ):
+        # SQLite does not say why. Whether it was kept is not known, so it is not as a full disk.
+        return LocalUnusable(str(path), f"{error}: {MAY_NOT_GROW}")
     return LocalUnusable(str(path), str(error))
 
 

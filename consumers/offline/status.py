@@ -112,7 +112,8 @@ def status_of(facts: Facts) -> Status:
     look = LOOKS[state]
     detail = {"local_error": facts.local_error, "failed": facts.problem}.get(state)
     if state == "failed" and facts.counts.failed:
-        detail = f"{facts.counts.failed}件の同期に失敗しました" if detail is None else detail
+        behind = f"（{WAITING_MARK} {facts.counts.waiting}件）" if facts.counts.waiting else ""
+        detail = f"{facts.counts.failed}件の同期に失敗しました{behind}" if detail is None else detail
     syncing = state in ("recovering", "syncing")
     return Status(
         state,
@@ -147,17 +148,18 @@ def _state(facts: Facts) -> State:
 def _footer(state: State, facts: Facts) -> Text:
     counts = facts.counts
     waiting = counts.waiting
+    behind = Text(f"・{WAITING_MARK} {waiting}件", f", {waiting} waiting") if waiting else Text("", "")
     match state:
         case "syncing" | "recovering" if facts.total:
             return Text(f"同期中 {facts.done}/{facts.total}", f"Syncing {facts.done}/{facts.total}")
         case "syncing" | "recovering":
             return Text("同期中", "Syncing")
         case "failed" if counts.failed:
-            return Text(f"同期失敗 {counts.failed}件", f"{counts.failed} failed")
+            return Text(f"同期失敗 {counts.failed}件{behind.ja}", f"{counts.failed} failed{behind.en}")
         case "failed":
             return Text(f"同期失敗・{WAITING_MARK} {waiting}件", f"Sync failed, {waiting} waiting")
         case "conflict":
-            return Text(f"競合 {counts.conflict}件", f"{counts.conflict} conflicts")
+            return Text(f"競合 {counts.conflict}件{behind.ja}", f"{counts.conflict} conflicts{behind.en}")
         case _ if waiting or state in ("offline", "session_expired", "local_error"):
             return Text(f"{WAITING_MARK} {waiting}件", f"{waiting} waiting")
         case _:

@@ -32,6 +32,7 @@ from consumers.offline.lockout import Uptime
 from consumers.offline.operators import DeskOperators, WrongPin
 from consumers.offline.pin import Cost, InvalidPin
 from consumers.offline.rebuild import resume
+from consumers.offline.recovery import Report
 from consumers.offline.roles import NotAllowed, needed
 from consumers.offline.sessions import IDLE_S, Session
 from consumers.offline.settings import DeskSettings
@@ -111,6 +112,7 @@ class Terminal:
         self._tasks: set[asyncio.Task[None]] = set()
         self._limited: set[str] = set()
         self._moved = (0, 0)
+        self._recovering = False
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -479,10 +481,17 @@ class Terminal:
                 self.path,
                 clock=self.around.clock,
                 now=self.around.now,
-                report=lambda report: self.console.say(*views.recovery_line(report)),
+                report=self._report,
                 tell=lambda told: views.guide(self.console, told),
             )
         return self._recovery
+
+    def _report(self, report: Report) -> None:
+        self.console.say(*views.recovery_line(report))
+        ended = self._recovering and report.state != "running"
+        self._recovering = report.state == "running"
+        if ended:
+            views.banner(self.console, self.desk.status.current)
 
     def attend(self) -> None:
         """Show the desk's state as it changes, and recover it, beside what is done at the prompt."""
@@ -512,6 +521,9 @@ class Terminal:
                     last = None if status.counts.waiting else last
                 elif looks != last:
                     last = looks
+                    if self._recovering and status.state == "all_synced":
+                        # Of that the end of the recovery tells: it may find otherwise.
+                        continue
                     views.banner(self.console, status)
 
     def footer(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from consumers.errors import AccessRefused, ConsumerError, Disconnected, HubRefused
@@ -21,6 +22,7 @@ from consumers.offline.status import Text
 from consumers.offline.tokens import UnreadableToken
 from consumers.offline.vault import SealBroken
 
+_CHANGE: Final = re.compile(r"^changes\.\d+\.(payload\.)?")
 _JAPANESE: Final[dict[type[ConsumerError], str]] = {
     AccessRefused: "ハブがトークンを受け付けません",
     Disconnected: "ハブに接続できません",
@@ -44,12 +46,17 @@ _JAPANESE: Final[dict[type[ConsumerError], str]] = {
 }
 
 
+def _fields(error: InvalidChange) -> str:
+    """What is wrong, by the fields' own names: which change of an operation it was nobody at the desk knows."""
+    return "; ".join(f"{_CHANGE.sub('', one.path)}: {one.message}" for one in error.errors)
+
+
 def failure(error: ConsumerError) -> Text:
     """What to tell of it."""
     reason = getattr(error, "reason", None)
     if isinstance(reason, Text):
         return reason
-    said = str(error) or type(error).__name__
+    said = _fields(error) if isinstance(error, InvalidChange) else str(error) or type(error).__name__
     if isinstance(error, Disconnected):
         said = f"the hub is not reached: {said}"
     for kind in type(error).__mro__:

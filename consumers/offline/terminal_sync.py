@@ -59,9 +59,8 @@ async def _status(terminal: Terminal, given: Arguments) -> None:
     console.say(
         Text(f"施設 {desk.tenant_id}、端末 {desk.device_id}", f"tenant {desk.tenant_id}, device {desk.device_id}")
     )
-    if counters.clock_skew_ms is not None:
-        skew = counters.clock_skew_ms
-        console.say(Text(f"時計のずれ {skew} ms", f"this clock is {skew} ms ahead of the hub's"))
+    if (skew := views.skew_text(counters.clock_skew_ms)) is not None:
+        console.say(skew, "yellow")
     for alert in await desk.local.call(lambda database: database.alerts(standing=True)):
         console.say(f"! {alert.message}", "yellow")
     if not status.online:

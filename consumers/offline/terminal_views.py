@@ -19,6 +19,8 @@ from consumers.offline.terminal_console import Column, Console
 ICONS: Final = {"offline": "✖", "warning": "⚠", "syncing": "⟳", "waiting": "…", "check": "✔"}
 STYLES: Final = {"red": "bold white on red", "amber": "bold yellow", "green": "bold green"}
 LEVELS: Final = {"info": "cyan", "warning": "yellow", "critical": "bold red"}
+SKEW_MS: Final = 1000
+"""Less than this nobody needs to be told of."""
 
 _ITEM: Final = {
     "queued": Text(WAITING_MARK, "waiting"),
@@ -129,6 +131,15 @@ def footer(console: Console, status: Status, device: str, operator: str | None) 
     console.say(told, "dim")
 
 
+def skew_text(skew_ms: int | None) -> Text | None:
+    """How far this computer's clock is off; None: it is not known, or within what a request takes."""
+    if skew_ms is None or abs(skew_ms) < SKEW_MS:
+        return None
+    seconds = abs(skew_ms) / 1000
+    ja, en = ("進んで", "ahead of") if skew_ms > 0 else ("遅れて", "behind")
+    return Text(f"この端末の時計はハブより {seconds:.0f} 秒{ja}います", f"this clock is {seconds:.0f} s {en} the hub's")
+
+
 def guide(console: Console, told: Sequence[Guidance]) -> None:
     """Tell the staff what to do (R83)."""
     for one in told:
@@ -190,7 +201,9 @@ def rebuilt_text(rebuilt: Rebuilt) -> list[Text]:
             f"修復しました: 項目 {rebuilt.items}（{WAITING_MARK} {rebuilt.waiting}、要確認 {rebuilt.uncertain}）",
             f"rebuilt: {rebuilt.items} items, {rebuilt.waiting} waiting, {rebuilt.uncertain} uncertain",
         ),
-        Text(f"元のファイル: {rebuilt.aside}", f"the damaged file is kept as {rebuilt.aside}"),
+        Text(f"元のファイル: {rebuilt.aside}", f"the damaged file is kept as {rebuilt.aside}")
+        if rebuilt.aside.exists()
+        else Text("元のファイルはありません（控えから復元）", "there was no file: it is made of its journal"),
     ]
     return told + [Text(f"読めなかった部分: {hole}", f"could not be read: {hole}") for hole in rebuilt.holes]
 

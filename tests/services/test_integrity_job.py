@@ -23,6 +23,7 @@ from hub.core.calendar import opens_ms, period_of
 from hub.core.entry import Entry
 from hub.core.integrity import MAX_TOLD
 from hub.log.tenants import Tenant
+from hub.services.ending import end
 from hub.services.integrity import AGAIN_S, ATTEMPTS, LEASE, IntegrityJob
 from hub.services.integrity_checks import Examination, IntegrityChecks, Progress
 from hub.services.integrity_requests import IntegrityRequests
@@ -309,8 +310,7 @@ class TestHeldUp:
         assert metrics.sync_devices.labels("online")._value.get() == 1
         assert metrics.sync_backlog._value.get() == 7
 
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+        await end(working)
         assert metrics.sync_backlog._value.get() == 0
         assert metrics.sync_devices.labels("online")._value.get() == 0
 

@@ -10,6 +10,7 @@ from feed_rig import LogServer, Rig
 from replay_desk import Clock
 from report_desk import TENANT, TOKYO, Bureau, Hung, clock_at, counted, local, reservation
 
+from hub.services.ending import end
 from hub.services.leadership import PATIENCE_S, Leadership
 from hub.services.scheduler import FIRST_PAUSE_S, LEASE, ODD_ATTEMPTS
 from hub.store.database import StoreUnavailable
@@ -315,6 +316,5 @@ async def test_work_goes_on_while_the_log_is_away(bureau: Bureau, monkeypatch: p
             if bureau.clock.asleep:
                 bureau.clock.move(1)
             await asyncio.sleep(0.005)
-    work.cancel()
-    await asyncio.gather(work, return_exceptions=True)
+    await end(work)
     assert times == 3

@@ -14,6 +14,7 @@ from webhook_rig import GONE, HOUR_MS, REFUSED, SCHEDULE, TENANT, Request, Shop,
 from hub.core import webhook_lane
 from hub.log.setup import new_epoch
 from hub.services import webhooks as service_module
+from hub.services.ending import end
 from hub.services.ledger import delivered_id
 from hub.store.database import StoreUnavailable
 from hub.store.leases import LeaseLost
@@ -178,8 +179,7 @@ async def test_a_hub_that_dies_in_an_attempt_has_it_made_again(shop: Shop, monke
     async with asyncio.timeout(20):
         while len(await shop.waiting(endpoint)) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
-    first_hub.over.cancel()
-    await asyncio.gather(first_hub.over, return_exceptions=True)
+    await end(first_hub.over)
     assert {id: attempts for id, (attempts, _) in (await shop.waiting(endpoint)).items()} == {
         ids[0]: 1,
         ids[1]: 0,

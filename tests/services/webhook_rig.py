@@ -15,6 +15,7 @@ from replay_desk import Clock
 from hub.core.webhooks import Endpoint
 from hub.log.stream_log import Appended
 from hub.services.announcer import Announcer
+from hub.services.ending import end
 from hub.services.ledger import Recorder
 from hub.services.publisher import Publisher, Systems
 from hub.services.webhook_attempts import Attempts
@@ -133,8 +134,7 @@ class Webhooks:
     async def end(self) -> None:
         """End at once, as one that is killed."""
         assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
         await self.recorder.stop()
         await self.publisher.aclose()
 

@@ -33,6 +33,7 @@ TROUBLED: dict[str, Any] = {
         (Facts(online=True, problem="why"), "failed", "同期失敗", "同期失敗・同期待ち 0件"),
         (Facts(online=True, counts=Counts(failed=2)), "failed", "同期失敗", "同期失敗 2件"),
         (Facts(online=True, counts=Counts(conflict=1)), "conflict", "競合の確認が必要です", "競合 1件"),
+        (Facts(online=True, counts=Counts(failed=2, queued=3)), "failed", "同期失敗", "同期失敗 2件・同期待ち 3件"),
         (Facts(online=True, counts=Counts(queued=1)), "waiting", None, "同期待ち 1件"),
         (Facts(online=True, synced=True), "all_synced", "全データ同期完了", "同期済み"),
         (Facts(session_expired=True), "session_expired", "セッション期限切れ・復旧時再認証", "同期待ち 0件"),
