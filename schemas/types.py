@@ -222,3 +222,7 @@ class Tracked(Model):
     origin_system: SystemName | None = None
     updated_by_system: SystemName | None = None
     synced_at: Instant | None = None
+
+
+TRACKING: Final = frozenset(Tracked.model_fields)
+"""The fields by which the hub says whose data they are."""

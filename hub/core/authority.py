@@ -7,9 +7,7 @@ from typing import Any
 
 from schemas.envelope import EventType
 from schemas.errors import FieldError
-from schemas.types import HUB
-
-_TRACKING = frozenset({"origin_system", "updated_by_system", "synced_at"})
+from schemas.types import HUB, TRACKING
 
 
 def refusal(kind: EventType, action: str, system: str, data: Mapping[str, Any]) -> FieldError | None:
@@ -21,7 +19,7 @@ def refusal(kind: EventType, action: str, system: str, data: Mapping[str, Any]) 
         return FieldError("action", f"only {kind.authority} publishes {kind.name}.{action}")
     if others.fields is not None:
         for name, value in data.items():
-            if value is not None and name not in others.fields and name not in _TRACKING:
+            if value is not None and name not in others.fields and name not in TRACKING:
                 return FieldError(f"data.{name}", f"belongs to {kind.authority}; leave it out")
         updated = data.get("updated_fields")
         for index, name in enumerate(updated if isinstance(updated, list) else ()):

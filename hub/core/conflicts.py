@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 from hub.core.versions import Vector
-from schemas.types import HOTEL_MEMBER, HOTEL_PMS
+from schemas.types import HOTEL_MEMBER, HOTEL_PMS, TRACKING
 
 EXISTENCE: Final = ""
 """The register that says whether the entity is there; no field has this name."""
@@ -31,7 +31,6 @@ DELETED: Final = "deleted"
 MERGED: Final = "both"
 STAY: Final = "checkin_checkout"
 ROOM: Final = "room_number"
-_TRACKING: Final = frozenset({"origin_system", "updated_by_system", "synced_at"})
 
 Key = tuple[int, int, str, str]
 _LOWEST: Final[Key] = (-1, 0, "", "")
@@ -172,7 +171,7 @@ class Registers:
             return write.touched
         news = set()
         for name, value in write.said.items():
-            if name in _TRACKING:
+            if name in TRACKING:
                 continue
             before = self.seen((write.type, name), write.base)
             if (value is not None if before is None else before.value != value) or name in _additive(write.type):
@@ -276,7 +275,7 @@ def simple(item: Write, state: Mapping[str, Any] | None) -> Decision:
     touched = frozenset(
         name
         for name, value in item.said.items()
-        if name not in _TRACKING and (name in additive or held.get(name) != value)
+        if name not in TRACKING and (name in additive or held.get(name) != value)
     )
     return Decision("applied", dict(item.said), touched, deleted=item.deletes)
 

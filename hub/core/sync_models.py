@@ -10,6 +10,7 @@ from schemas.envelope import EventType
 from schemas.errors import FieldError, invalid_event
 from schemas.registry import EVENT_TYPES
 from schemas.sync import TYPES
+from schemas.types import TRACKING
 
 States = Mapping[str, Mapping[str, Any]]
 """What is known of an entity, by the type of its events."""
@@ -52,7 +53,6 @@ _NO_DELETION: Final = {
 _STATUS_ACTIONS: Final = frozenset({"confirmed", "cancelled", "checked_in", "checked_out"})
 _WHOLE: Final = frozenset({"reservation", "room", "order", "daily_report", "alert"})
 """The types whose events carry the entity's whole state; of the others, what changed."""
-_TRACKING: Final = frozenset({"origin_system", "updated_by_system", "synced_at"})
 _CURRENCY: Final = frozenset({"currency"})
 
 
@@ -144,7 +144,7 @@ def _derived(model: str, operation: str, fields: Mapping[str, Any], state: Mappi
     if operation == "CREATE":
         return _CREATED[model]
     held = state or {}
-    news = {name for name, value in fields.items() if name not in _TRACKING and held.get(name) != value}
+    news = {name for name, value in fields.items() if name not in TRACKING and held.get(name) != value}
     if model == "Reservation" and "status" in news and fields["status"] in _STATUS_ACTIONS:
         return str(fields["status"])
     if model == "Customer" and fields.get("points_delta") is not None:
@@ -208,10 +208,10 @@ def _completed(
     touched: frozenset[str] | None,
 ) -> dict[str, Any]:
     state = states.get(kind.name, {})
-    data = {name: value for name, value in fields.items() if name not in _TRACKING or name == "origin_system"}
+    data = {name: value for name, value in fields.items() if name not in TRACKING or name == "origin_system"}
     data[kind.entity_fields[0]] = entity_id
     if kind.name in _WHOLE:
-        data = {**{name: value for name, value in state.items() if name not in _TRACKING}, **data}
+        data = {**{name: value for name, value in state.items() if name not in TRACKING}, **data}
         if "origin_system" in state:
             data.setdefault("origin_system", state["origin_system"])
         return {name: value for name, value in data.items() if value is not None or name in fields}

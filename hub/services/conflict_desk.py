@@ -26,7 +26,7 @@ from hub.core.sync_models import Planned, event_of
 from hub.log.topology import RedisError
 from hub.security.tokens import Claims
 from hub.services.announcer import Announcer
-from hub.services.conflict_views import TRACKING, compared, shown
+from hub.services.conflict_views import compared, shown
 from hub.services.decided_rooms import DecidedRooms
 from hub.services.history import History
 from hub.services.publisher import MAX_FIELDS, Systems
@@ -46,7 +46,7 @@ from schemas import billing
 from schemas.errors import FieldError, Problem, invalid_request
 from schemas.registry import EVENT_TYPES
 from schemas.sync import SYNCED_TYPES
-from schemas.types import HUB
+from schemas.types import HUB, TRACKING
 
 MAX_PAGE: Final = 500
 ATTEMPTS: Final = 10

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Any
 
 from hub.core.delivery import instant
 from hub.core.entry import Entry
 from hub.core.versions import actor
 from hub.services.sync_records import Known
 from hub.store.sync_conflicts import Conflict, ConflictItem
-
-TRACKING: Final = frozenset({"origin_system", "updated_by_system", "synced_at"})
+from schemas.types import TRACKING
 
 
 def shown(conflict: Conflict) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from schemas.envelope import EventType
 from schemas.errors import FieldError, Problem
 from schemas.registry import EVENT_TYPES
 from schemas.sync import ItemResult
-from schemas.types import HUB
+from schemas.types import HUB, TRACKING
 
 MAX_TRIES: Final = 8
 """How often an item is decided anew because its entity moved on meanwhile."""
@@ -341,8 +341,22 @@ def _write(entry: Entry, item: Stored | None) -> Write:
     system = event["data"].get("updated_by_system") or name
     deletes = (entry.type, entry.action) in sync_models.DELETIONS
     if item is None or item.device_id != name or item.policy == "manual" or item.type != entry.type:
+        touched = None
+        if item is not None and item.policy == "manual" and name == HUB:
+            # The rest of it is what the desk had said, and knows.
+            said = item.payload
+            touched = frozenset(one for one, value in event["data"].items() if said.get(one) != value) - TRACKING
         return Write(
-            name, system, entry.type, entry.action, entry.timestamp_ms, entry.event_id, event["data"], None, deletes
+            name,
+            system,
+            entry.type,
+            entry.action,
+            entry.timestamp_ms,
+            entry.event_id,
+            event["data"],
+            None,
+            deletes,
+            touched,
         )
     undoes = sync_models.undoes(item.model, item.operation)
     return Write(
