@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 from schemas.envelope import Event, EventType
 from schemas.types import HOTEL_PMS, Currency, EntityId, Instant, Label, Money, Tracked
 
 PaymentStatus = Literal["pending", "completed", "failed"]
 Action = Literal["checked_in", "checked_out", "no_show"]
+
+OVER: Final = frozenset({"checked_out", "cancelled", "no_show"})
+"""The statuses of reservations whose guests are not in the house any more, or never came."""
+
+
+def may_be_in_house(stay: Mapping[str, Any], booking: Mapping[str, Any]) -> bool:
+    """Whether a guest may be in the house, as far as the states of stay and reservation tell: who came and left need
+    not say when."""
+    if booking.get("status") in OVER:
+        return False
+    return booking.get("status") == "checked_in" or (bool(stay) and stay.get("actual_checkout_time") is None)
 
 
 class CheckInOutData(Tracked):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any, Final, Literal
 
 from consumers.offline.bill import amount_of, on_the_wire
-from consumers.offline.front_desk import EXPECTED, Data, Deed
+from consumers.offline.front_desk import EXPECTED, LETTABLE, NO_ROOM, Data, Deed
 from consumers.offline.items import LocalChange, Record
 from consumers.offline.status import Text
+from schemas.stay import may_be_in_house
 
 Kind = Literal["arrivals", "in-house", "departures", "all"]
 KINDS: Final[tuple[Kind, ...]] = ("arrivals", "in-house", "departures", "all")
@@ -126,8 +127,14 @@ def lived(booking: Record, stay: Record | None) -> dict[str, Any]:
     data = dict(booking.data)
     if stay is None or data["status"] not in EXPECTED or booking.pending or booking.revision > stay.revision:
         return data
-    here = stay.data.get("actual_checkin_time") is not None and stay.data.get("actual_checkout_time") is None
+    here = may_be_in_house(stay.data, data) and stay.data["room_number"] != NO_ROOM
     return data | {"status": "checked_in", "room_number": stay.data["room_number"]} if here else data
+
+
+def room_status(room: Data, guests: Sequence[str]) -> str:
+    """A room's status as it is lived: who is in it has it, whatever it says of itself."""
+    said = str(room["status"])
+    return "occupied" if guests and (said in LETTABLE or said == "vacant_dirty") else said
 
 
 def guests_of(bookings: Iterable[Data], room: str) -> list[str]:

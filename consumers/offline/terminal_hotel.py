@@ -224,11 +224,12 @@ async def _rooms(terminal: Terminal, given: Arguments) -> None:
                 guests.setdefault(record.data["room_number"], []).append(record.data["reservation_id"])
     async with aclosing(terminal.house.all("room")) as records:
         rows = [
-            views.room_row(one, guests.get(one.data["room_number"], ()))
+            views.room_row(one, house.room_status(one.data, here), here)
             async for one in records
-            if given.status in (None, one.data["status"])
+            for here in [guests.get(one.data["room_number"], [])]
         ]
-    terminal.console.rows(views.ROOMS, sorted(rows, key=lambda row: row["room"]))
+    shown = [row for row in rows if given.status in (None, row["status"])]
+    terminal.console.rows(views.ROOMS, sorted(shown, key=lambda row: row["room"]))
 
 
 def _room_arguments(parser: argparse.ArgumentParser) -> None:

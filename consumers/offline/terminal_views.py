@@ -232,13 +232,13 @@ def reservation_row(record: Record) -> dict[str, Any]:
     }
 
 
-def room_row(record: Record, guests: Sequence[str]) -> dict[str, Any]:
+def room_row(record: Record, status: str, guests: Sequence[str]) -> dict[str, Any]:
     """One room."""
     data = record.data
     return {
         "room": data["room_number"],
         "type": data["room_type"],
-        "status": data["status"],
+        "status": status,
         "housekeeping": data.get("housekeeping"),
         "guests": ", ".join(guests),
         "notes": data.get("maintenance_notes"),

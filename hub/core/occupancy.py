@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-_OVER: Final = frozenset({"checked_out", "cancelled", "no_show"})
+from schemas.stay import OVER, may_be_in_house
+
 _IN_HOUSE: Final = "checked_in"
 
 
@@ -19,14 +20,6 @@ class Stay(NamedTuple):
     sequence: int
     actor: str
     """Empty where only states tell of it, which do not say which event was the last."""
-
-
-def may_be_in_house(stay: Mapping[str, Any], booking: Mapping[str, Any]) -> bool:
-    """Whether a guest may be in the house, as far as the states of stay and reservation tell: who came and left need
-    not say when."""
-    if booking.get("status") in _OVER:
-        return False
-    return booking.get("status") == _IN_HOUSE or (bool(stay) and stay.get("actual_checkout_time") is None)
 
 
 class Occupancy:
@@ -70,7 +63,7 @@ class Occupancy:
                 self._leave(entity)
         elif type == "reservation" and (stay := self._by_reservation.get(entity)) is not None:
             status = data.get("status")
-            if status in _OVER or (entity in self._in_house and status not in (None, _IN_HOUSE)):
+            if status in OVER or (entity in self._in_house and status not in (None, _IN_HOUSE)):
                 self._leave(entity)
                 return
             if status == _IN_HOUSE:
@@ -95,3 +88,6 @@ class Occupancy:
             del room[reservation]
             if not room:
                 del self._by_room[stay.room]
+
+
+__all__ = ["Occupancy", "Stay", "may_be_in_house"]
