@@ -182,7 +182,7 @@ class Terminal:
             )
         except LocalInUse as error:
             raise self._in_use(error) from error
-        self._moved = (0, 0)
+        self._moved, self._recovering = (0, 0), False
         self._relay.to = self._desk.local
         self.house = HouseRecords(self._desk)
 

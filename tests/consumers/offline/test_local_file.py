@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -167,6 +168,28 @@ class FailingCommit:
         error = sqlite3.OperationalError("the disk")
         error.sqlite_errorcode = self.code
         raise error
+
+
+def test_a_file_that_may_not_grow_is_told_as_such(
+    rig: DeskRig, local: LocalDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the journal nothing was kept; by SQLite, whether it was is known once the file is opened again."""
+    do(local, booked())
+
+    def limited(fd: int, content: Any, at: int) -> int:
+        raise OSError(errno.EFBIG, "File too large")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("consumers.offline.journal.os.pwrite", limited)
+        with pytest.raises(LocalFull, match="may not grow: a limit on the size of files"):
+            do(local, booked("R2"))
+    size, (soft, hard) = Path(f"{rig.path}-wal").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        with pytest.raises(LocalUnusable, match="may not grow: a limit on the size of files"):
+            do(local, booked("R2"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_is_full_in_the_commit_keeps_nothing(rig: DeskRig, local: LocalDatabase) -> None:

@@ -19,7 +19,9 @@ from pin_desk import BOSS, BOSS_PIN, CLERK, CLERK_PIN, jwt
 from sync_hub_server import SyncHubServer
 from terminal_seat import BOOK, DEAD_URL, TOKEN, Seat
 
+from consumers.offline.recovery import Report
 from consumers.offline.terminal_setup import DeskSetup, SetupError, hub_url
+from consumers.offline.terminal_views import skew_text
 from schemas.sync import ItemError, ItemResult
 
 
@@ -290,6 +292,39 @@ async def test_damaged_files_are_repaired_when_somebody_agrees(seat: Seat) -> No
     assert "sound" in (await seat.run("repair")).out
 
 
+async def test_a_file_that_is_gone_is_made_anew_of_its_journal(seat: Seat) -> None:
+    """And nobody is sent to look for a damaged one."""
+    for name in ("desk.db", "desk.db-wal", "desk.db-shm"):
+        (seat.directory / name).unlink(missing_ok=True)
+    repaired = await seat.run("repair", "--yes")
+    assert repaired.code == 0, repaired
+    assert "there was no file: it is made of its journal" in repaired.out
+    assert "is kept as" not in repaired.out
+
+
+@pytest.mark.parametrize(
+    ("skew_ms", "said"),
+    [
+        (None, None),
+        (-1, None),
+        (999, None),
+        (1500, "this clock is 2 s ahead of the hub's"),
+        (-61_000, "this clock is 61 s behind the hub's"),
+    ],
+)
+def test_a_clock_that_is_off_is_told_by_how_much(skew_ms: int | None, said: str | None) -> None:
+    """From a second on, and which way."""
+    told = skew_text(skew_ms)
+    assert (None if told is None else told.en) == said
+
+
+async def test_what_does_not_fit_is_told_by_its_field(seat: Seat) -> None:
+    """Not by where it stands in what the program made of it."""
+    done = await seat.run("change", "R1", "--amount", "-5")
+    assert done.code == 1
+    assert done.err.startswith("total_amount: ")
+
+
 # -- with a hub -------------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +383,23 @@ async def test_a_conflict_is_shown_with_what_the_hub_says(tmp_path: Path, hub: S
     assert "hub conflicts show c-1" in shown.out
 
 
+async def test_a_guest_who_came_by_a_check_in_alone_has_the_room(tmp_path: Path, hub: SyncHubServer) -> None:
+    """Though neither the reservation nor the room says so: nobody else gets it, and the guest leaves as all do."""
+    hub.sync.happen("Reservation", "R2", reservation("R2"))
+    hub.sync.happen("CheckIn", "R1", {"room_number": "301", "payment_status": "pending"})
+    seat = Seat(tmp_path / "desk", hub.url)
+    assert (await seat.run("setup")).code == 0
+    [room] = (await seat.run("rooms")).rows()
+    assert (room[0], room[2], room[4]) == ("301", "occupied", "R1")
+    assert (await seat.run("rooms", "--status", "vacant_clean")).rows() == []
+    [guest] = (await seat.run("reservations", "in-house")).rows()
+    assert (guest[0], guest[2], guest[6]) == ("R1", "301", "checked_in")
+    for words in (("R2", "--room", "301"), ("R2", "--room", "301", "--anyway")):
+        assert "room 301 is taken by R1" in (await seat.run("check-in", *words)).err
+    assert (await seat.run("check-out", "R1", "--pay", "cash")).code == 0
+    assert [row[4] for row in (await seat.run("rooms")).rows()] == [""]
+
+
 async def test_points_that_wait_here_are_not_used_twice(tmp_path: Path, hub: SyncHubServer) -> None:
     """The balance is that of the last sync, less what this desk used since."""
     seat = Seat(tmp_path / "desk", hub.url)
@@ -402,6 +454,25 @@ async def test_the_banner_comes_while_the_prompt_waits(tmp_path: Path, hub: Sync
         terminal.type("sync", "quit")
         await terminal.shows("オンライン復旧・同期開始")
     assert models(hub) == ["CheckIn", "Reservation", "RoomStatus"]
+
+
+async def test_that_all_is_synced_is_told_when_the_recovery_has_ended(tmp_path: Path, hub: SyncHubServer) -> None:
+    """Not between its steps, of which a later one may find otherwise."""
+    seat = Seat(tmp_path / "desk", hub.url)
+    synced = "All data synced"
+    async with seat.at_prompt() as running:
+        await running.shows(synced)
+        terminal = running.program.terminal
+        assert terminal is not None
+        report, told = terminal.recovery.manager._report, running.out.getvalue().count(synced)
+        report(Report("running", "data_differential_sync", 4, 5, 1))
+        for problem in ("first", None, "second", None):
+            terminal.desk.status.update(problem=problem)
+        await running.shows("second")
+        assert running.out.getvalue().count(synced) == told
+        report(Report("recovered", "integrity_verification", 5, 5, 1))
+        assert running.out.getvalue().count(synced) == told + 1
+        running.type("quit")
 
 
 async def test_an_operation_that_was_begun_is_kept_and_told_whatever_is_pressed(seat: Seat) -> None:
