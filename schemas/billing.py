@@ -39,8 +39,10 @@ class BillingEvent(Event[BillingData]):
     action: Action
 
 
-def action_of(operation: str, said: Mapping[str, Any]) -> Action:
-    """What an operation at a desk does to a folio, where it does not name it."""
+def action_of(operation: str, named: str | None, said: Mapping[str, Any]) -> str:
+    """What an operation at a desk does to a folio: what it names, or else what it must mean."""
+    if named is not None:
+        return named
     if operation != "CREATE":
         return "corrected"
     return "charged" if said.get("payment_method") is None else "settled"

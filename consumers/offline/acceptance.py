@@ -147,7 +147,7 @@ def laid_over(
         return merged(state, payload)
     said = newest_data(kind, schema_version, dict(payload))
     if type == "billing":
-        said = billing.balanced(said, billing.action_of(operation, said) if action is None else action, state)
+        said = billing.balanced(said, billing.action_of(operation, action, said), state)
     data = merged(state, said, kind.transient)
     if operation == "DELETE" and type == "reservation":
         data["status"] = "cancelled"

@@ -207,9 +207,8 @@ def _of_customer(operation: Operation, payload: Mapping[str, Any], news: set[str
 
 
 def _of_billing(operation: Operation, payload: Mapping[str, Any], action: str | None) -> Feature:
-    named = billing.action_of(operation, payload) if action is None else action
     # An action that billing does not have is refused later; nobody gets round a right by it.
-    return _MOVEMENTS.get(named, "correction")
+    return _MOVEMENTS.get(billing.action_of(operation, action, payload), "correction")
 
 
 def _of_room(action: str | None, news: set[str]) -> frozenset[Feature]:

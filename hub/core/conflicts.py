@@ -246,8 +246,8 @@ class Registers:
         policy = POLICIES.get(item.type, _PLAIN)
         touched = self.touched(item)
         item, touched, overruled = self._housed(item, touched, unseen)
-        open = _contests(self, item, touched)
-        contests = (*overruled, *open)
+        undecided = _contests(self, item, touched)
+        contests = (*overruled, *undecided)
         if (reason := _across(item, unseen)) is not None:
             return Decision("conflict", dict(item.said), touched, "manual", contests=contests, reason=reason)
         rivals = [write for write in unseen if write.type == item.type]
@@ -255,7 +255,7 @@ class Registers:
             return Decision("applied", dict(item.said), touched, deleted=item.deletes)
         if policy.movements:
             return _movement(self, item, rivals, touched, policy, contests)
-        if people := [one.field for one in open if policy.name == "manual" or one.field in policy.people]:
+        if people := [one.field for one in undecided if policy.name == "manual" or one.field in policy.people]:
             reason = f"others set {', '.join(people)} to something else meanwhile"
             return Decision("conflict", dict(item.said), touched, "manual", contests=contests, reason=reason)
         return _settled(self, item, rivals, touched, policy, contests)

@@ -140,7 +140,7 @@ def action_of(
 
 def _derived(model: str, operation: str, fields: Mapping[str, Any], state: Mapping[str, Any] | None) -> str:
     if model == "Billing":
-        return billing.action_of(operation, fields)
+        return billing.action_of(operation, None, fields)
     if operation == "CREATE":
         return _CREATED[model]
     held = state or {}

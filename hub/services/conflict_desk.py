@@ -391,8 +391,7 @@ def _said(case: _Case, known: Known) -> Planned:
             # Who sets fields means to keep it.
             operation, action = "UPDATE", None
     if conflict.type == "billing" and "balance" not in (decision.data or {}):
-        named = billing.action_of(operation, fields) if action is None else action
-        fields = billing.balanced(fields, named, known.data("billing"))
+        fields = billing.balanced(fields, billing.action_of(operation, action, fields), known.data("billing"))
     touched = None if case.item.touched is None else frozenset((*case.item.touched, *(decision.data or ())))
     try:
         planned = event_of(conflict.model, operation, action, conflict.entity, fields, known.said, touched=touched)

@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 import orjson
 
 from hub.core import conflicts, sync_models
-from hub.core.conflicts import Decision, Registers, Write
+from hub.core.conflicts import ROOM, STAY, Decision, Registers, Write
 from hub.core.delivery import instant
 from hub.core.entry import Entry
 from hub.core.occupancy import may_be_in_house
@@ -144,14 +144,14 @@ class SyncSettling:
 
     async def _enters(self, tenant_id: str, intent: Intent, lane: Lane) -> str | None:
         """The room that an item brings a guest into: one who checks in, or moves while in house."""
-        room, item = intent.said.get("room_number"), intent.item
+        room, item = intent.said.get(ROOM), intent.item
         if not isinstance(room, str) or item.operation == "DELETE" or item.model not in ("CheckIn", "Reservation"):
             return None
         if item.model == "CheckIn":
             return room
         known = await self._known(tenant_id, lane)
-        stay, booking = known.data("checkin_checkout") or {}, known.data("reservation") or {}
-        moves = room != stay.get("room_number", booking.get("room_number"))
+        stay, booking = known.data(STAY) or {}, known.data("reservation") or {}
+        moves = room != stay.get(ROOM, booking.get(ROOM))
         moves = moves and may_be_in_house(stay, {**booking, **intent.said})
         return room if moves else None
 

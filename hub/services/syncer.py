@@ -284,8 +284,8 @@ class Syncer:
         for index, intent in intents.items():
             lanes.setdefault(intent.entity, []).append(index)
         known = await self._records.load(tenant_id, list(lanes))
-        open = await self._items.held(tenant_id, request.device_id, list(lanes))
-        held = {entity: conflict for entity, conflict in open.items() if not await self._finish(conflict)}
+        waiting_for = await self._items.held(tenant_id, request.device_id, list(lanes))
+        held = {entity: conflict for entity, conflict in waiting_for.items() if not await self._finish(conflict)}
         settled: dict[int, Settled] = {}
         turn = asyncio.Semaphore(LANES)
 
