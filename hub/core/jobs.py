@@ -77,9 +77,15 @@ NAMES: Final = BUILT_IN | MARKLESS
 
 
 def firing(tenant_id: str, job: Job, due_ms: int, zone: ZoneInfo, rollover_hour: int) -> Firing:
-    """What a job that is due is about."""
+    """What a job that is due is about.
+
+    One that another follows when its period is over is never final: where clocks are put forward over its hour, both
+    are due at one moment.
+    """
     period = calendar.period_due(job.report, due_ms, zone, rollover_hour)
-    return Firing(tenant_id, job.name, due_ms, job.report, period, stage_at(period, due_ms, zone, rollover_hour))
+    followed = any(one.name == f"{job.name}-final" for one in built_in(rollover_hour))
+    stage: Stage = "provisional" if followed else stage_at(period, due_ms, zone, rollover_hour)
+    return Firing(tenant_id, job.name, due_ms, job.report, period, stage)
 
 
 def stage_at(period: Period, at_ms: int, zone: ZoneInfo, rollover_hour: int) -> Stage:

@@ -7,7 +7,7 @@ from datetime import date
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_calendar import TOKYO, ms, places
 
@@ -48,6 +48,7 @@ def test_a_week_of_a_property() -> None:
 
 
 @given(places(), st.integers(0, 23))
+@example((ZoneInfo("Europe/Lisbon"), ms("2024-01-01T00:00", ZoneInfo("UTC"))), 2)
 @settings(max_examples=60, deadline=None)
 def test_every_period_gets_one_final_report(place: tuple[ZoneInfo, int], rollover: int) -> None:
     """Wherever the property is and whenever its day turns: one that holds, and at most one before it that does not."""
