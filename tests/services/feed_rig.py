@@ -279,7 +279,8 @@ class Connection:
         self.subscribed: dict[Any, Any] = {}
         self.window = window
         self.open: dict[Any, Held] = {}
-        self.unacked: dict[str, set[int]] = {}
+        self.unacked: dict[str, list[int]] = {}
+        """What waits for its acknowledgement, as often as it was sent."""
         self.acked: set[tuple[str, int]] = set()
         self.faults: list[AssertionError] = []
         self._asked: dict[Any, Subscribe] = {}
@@ -344,8 +345,10 @@ class Connection:
                 for other in self.open.values():
                     had = gone.got | gone.through_others
                     other.through_others |= {one for one in had if self.wants(other, self.rig.published[one])}
-                if not self.durable:
-                    self.unacked.clear()
+                named = [held.interest for held in self.open.values() if held.name is not None]
+                for tenant in list(self.unacked):
+                    if not any(one.tenants is None or tenant in one.tenants for one in named):
+                        del self.unacked[tenant]  # nobody is left who would acknowledge them
 
     def block(self, blocked: bool) -> None:
         """Fill the socket's buffer, or empty it."""
@@ -363,14 +366,13 @@ class Connection:
         """Acknowledge a tenant's events up to one of them."""
         if self.durable:
             self.feed.ack({tenant: self.rig.published[(tenant, sequence)].cursor})
-            waiting = self.unacked.get(tenant, set())
-            done = {number for number in waiting if number <= sequence}
-            waiting -= done
-            self.acked |= {(tenant, number) for number in done}
+            waiting = self.unacked.get(tenant, [])
+            self.unacked[tenant] = [number for number in waiting if number > sequence]
+            self.acked |= {(tenant, number) for number in waiting if number <= sequence}
 
     def ack_all(self) -> None:
         """Acknowledge all that was sent."""
-        for tenant, waiting in self.unacked.items():
+        for tenant, waiting in list(self.unacked.items()):
             if waiting:
                 self.ack(tenant, max(waiting))
 
@@ -423,13 +425,15 @@ class Connection:
             held.got.add(place)
             held.last[event.tenant] = event.sequence
         if self.durable:
-            self.unacked.setdefault(event.tenant, set()).add(event.sequence)
+            self.unacked.setdefault(event.tenant, []).append(event.sequence)
             assert sum(map(len, self.unacked.values())) <= self.window, "more than the window is unacknowledged"
 
     def check(self) -> None:
         """Fail if some frame was wrong."""
         if self.faults:
             raise self.faults[0]
+        waiting = sum(map(len, self.unacked.values()))
+        assert self.feed.outstanding == waiting, "the window counts otherwise"
 
     def complete(self) -> None:
         """At the end: nothing is missing that did not come through another subscription before."""
