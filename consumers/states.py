@@ -21,7 +21,7 @@ from schemas.envelope import EventType
 from schemas.frames import SnapshotEntity
 from schemas.merge_patch import apply
 from schemas.registry import EVENT_TYPES
-from schemas.state import completed, following, merged
+from schemas.state import completed, following, merged, standing
 
 log = structlog.get_logger(__name__)
 
@@ -84,12 +84,12 @@ class _Told:
         return replace(self, data=data)
 
 
-def _after(before: Mapping[str, Any], told: _Told, base_revision: int | None) -> dict[str, Any]:
-    earlier = None if told.revision == 1 else before
+def _after(held: Mapping[str, Any], told: _Told, base_revision: int | None) -> dict[str, Any]:
+    earlier = standing(held, told.revision)
     if base_revision is None:
         return following(told.kind, earlier, told.action, told.data)
     data = told.data if told.kind is None else completed(told.kind, earlier, told.action, told.data)
-    return apply(before, {name: value for name, value in data.items() if name not in told.transient})
+    return apply(held, {name: value for name, value in data.items() if name not in told.transient})
 
 
 class States:

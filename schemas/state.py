@@ -33,6 +33,14 @@ def following(
     return merged(state or {}, completed(kind, state, action, data), kind.transient)
 
 
+def standing(state: Mapping[str, Any] | None, revision: int) -> Mapping[str, Any] | None:
+    """What the entity's event of this revision is held against, of which `state` is known; None: it is the first.
+
+    Before one of a later revision there was something, also where it is not kept, or may not be seen.
+    """
+    return state or (None if revision == 1 else {})
+
+
 def completed(
     kind: EventType, state: Mapping[str, Any] | None, action: str, data: Mapping[str, Any]
 ) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ import orjson
 from consumers.offline.acceptance import event_type, laid_over, newest_data
 from consumers.offline.items import Applied, LocalDigest, Record
 from schemas.registry import EVENT_TYPES, newest, validate_data
-from schemas.state import following
+from schemas.state import following, standing
 from schemas.sync import Change, StateDigest, SyncRecord, bucket_hash, bucket_of, root_hash, state_hash
 
 Key = tuple[str, str]
@@ -460,8 +460,7 @@ def _laid_over_all(
 def _fold(base: _Base, change: Change) -> None:
     kind = EVENT_TYPES[change.type]
     data = newest_data(kind, change.schema_version, change.data)
-    earlier = None if change.revision == 1 else base.data or {}
-    base.data = following(kind, earlier, change.action, data)
+    base.data = following(kind, standing(base.data, change.revision), change.action, data)
     base.revision = change.revision
     base.schema_version = kind.newest
     base.deleted = change.operation == "DELETE"

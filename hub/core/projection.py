@@ -15,7 +15,7 @@ from schemas import registry
 from schemas.cursor import ZERO, StreamId
 from schemas.envelope import EventType
 from schemas.registry import EVENT_TYPES
-from schemas.state import following
+from schemas.state import following, standing
 
 _UNFIT: Final = (KeyError, TypeError, ValueError, ArithmeticError)
 """What an upcast may raise on data that never went through validation."""
@@ -76,9 +76,7 @@ class Folding:
         kind = self._kind
         if kind is not None:
             version, data = _newest(kind, version, data)
-        # Before the first that is kept or may be seen there may have been others.
-        before = {} if self._data is None and revision > 1 else self._data
-        self._data = following(kind, before, event.get("action", ""), data)
+        self._data = following(kind, standing(self._data, revision), event.get("action", ""), data)
         self.revision, self.sequence, self._id = revision, sequence, id
         writer = actor(event)
         self._writers[writer] = self._writers.get(writer, 0) + 1

@@ -6,11 +6,10 @@ again. So what the log holds is the decision, and an item that comes again finds
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
-from uuid import UUID, uuid5
 
 import orjson
 
@@ -22,55 +21,27 @@ from hub.core.occupancy import may_be_in_house
 from hub.core.projection import Folding
 from hub.core.versions import Vector, actor, includes
 from hub.security.tokens import Claims
+from hub.services import sync_outcomes
 from hub.services.history import History
 from hub.services.occupied_rooms import OccupiedRooms
 from hub.services.publisher import Publisher
-from hub.services.sync_intake import Intent, answer, rejected
+from hub.services.sync_intake import Intent
+from hub.services.sync_outcomes import Settled
 from hub.services.sync_records import Known, SyncRecords
-from hub.store.sync_items import ConflictMet, Settlement, Stored, SyncItems
+from hub.services.sync_writes import Lane, SyncWrites
+from hub.store.sync_items import Settlement, SyncItems
 from schemas import strict_json
 from schemas.billing import balanced
-from schemas.cursor import ZERO, StreamId
+from schemas.cursor import ZERO
 from schemas.envelope import EventType
 from schemas.errors import FieldError, Problem
 from schemas.registry import EVENT_TYPES
 from schemas.sync import ItemResult
-from schemas.types import HUB, TRACKING
+from schemas.types import HUB
 
 MAX_TRIES: Final = 8
 """How often an item is decided anew because its entity moved on meanwhile."""
 NEVER_FITS: Final = frozenset({"invalid_event", "not_authority", "forbidden", "too_large"})
-WAITS: Final = "conflict"
-"""The path of errors that tell an item waits for another one: no attempt of it failed."""
-_CONFLICTS: Final = UUID("7f0f3c1e-52a5-5c0b-9a0e-1d6f3a2b9c54")
-
-
-@dataclass(slots=True)
-class Settled:
-    """What became of an item: its answer, what is written down, and the conflict it met."""
-
-    result: ItemResult
-    settlement: Settlement
-    conflict: ConflictMet | None = None
-    decision: Decision | None = None
-
-
-@dataclass(slots=True)
-class Lane:
-    """One entity, while the items of a push that are about it are settled one after another."""
-
-    entity: str
-    known: Known | None = None
-    """It as last heard of; None: look it up."""
-    registers: Registers | None = None
-    """Its writes, once an item had to be held against them; up to the event at `at` of the history `epoch`."""
-    at: StreamId = ZERO
-    epoch: int = 0
-
-
-def conflict_id(tenant_id: str, uuid: str) -> str:
-    """The id of the conflict that an item met: the same however often it is sent."""
-    return str(uuid5(_CONFLICTS, f"{tenant_id} {uuid}"))
 
 
 class SyncSettling:
@@ -82,7 +53,7 @@ class SyncSettling:
         self._history = history
         self._publisher = publisher
         self._records = records
-        self._items = items
+        self._writes = SyncWrites(history, records, items)
         self._rooms = rooms
 
     async def settle(
@@ -127,7 +98,7 @@ class SyncSettling:
                 if (reason := await self._taken(tenant_id, intent, room, seen)) is not None:
                     known = await self._known(tenant_id, lane)
                     decision = Decision("conflict", intent.said, frozenset(intent.said), "manual", reason=reason)
-                    return _conflict(tenant_id, intent, known, decision, now_ms)
+                    return sync_outcomes.in_conflict(tenant_id, intent, known, decision, now_ms)
             for _ in range(MAX_TRIES):
                 done = await self._try(tenant_id, intent, claims, lane, now_ms)
                 if done is not None:
@@ -135,7 +106,7 @@ class SyncSettling:
                 self._records.forget(tenant_id, intent.entity)
                 lane.known = None
         message = f"{intent.entity} is being changed by many at once; send it again"
-        return _later(intent, [FieldError("entity_id", message)])
+        return sync_outcomes.later(intent, [FieldError("entity_id", message)])
 
     async def _known(self, tenant_id: str, lane: Lane) -> Known:
         if lane.known is None:
@@ -195,41 +166,20 @@ class SyncSettling:
         item = intent.item
         return sync_models.action_of(item.model, item.operation, item.action, intent.said, known.said)[1]
 
-    async def _registers(self, tenant_id: str, lane: Lane, known: Known) -> Registers:
-        """The writes of a lane's entity: all of them the first time, then what has come since."""
-        epoch = self._history.log.epochs[self._history.partition(tenant_id)]
-        if lane.registers is None or lane.epoch != epoch:
-            lane.registers, lane.at, lane.epoch = None, ZERO, epoch
-        entries = await self._records.events(tenant_id, lane.entity, lane.at)
-        writes = await self._writes(tenant_id, entries)
-        if lane.registers is None:
-            lane.registers = Registers(writes, known.version)
-        else:
-            for write in writes:
-                lane.registers.add(write)
-        if entries:
-            lane.at = entries[-1].id
-        return lane.registers
-
-    async def _writes(self, tenant_id: str, entries: Sequence[Entry]) -> list[Write]:
-        """Events of an entity as writes: with what their makers said and had seen."""
-        pushed = await self._items.known(tenant_id, [entry.event_id for entry in entries])
-        return [_write(entry, pushed.get(entry.event_id)) for entry in entries]
-
     async def _try(self, tenant_id: str, intent: Intent, claims: Claims, lane: Lane, now_ms: int) -> Settled | None:
         """One attempt; None when the entity has moved on meanwhile."""
         known = await self._known(tenant_id, lane)
         try:
-            decision = await self._decide(intent, known, lambda: self._registers(tenant_id, lane, known))
+            decision = await self._decide(intent, known, lambda: self._writes.registers(tenant_id, lane, known))
             if decision.outcome == "conflict":
-                return _conflict(tenant_id, intent, known, decision, now_ms)
+                return sync_outcomes.in_conflict(tenant_id, intent, known, decision, now_ms)
             try:
                 planned = self._planned(intent, decision, known)
             except Problem as problem:
                 if (reason := _apart_only(decision, problem)) is None:
                     raise
                 decision = replace(decision, outcome="conflict", fields=intent.said, policy="manual", reason=reason)
-                return _conflict(tenant_id, intent, known, decision, now_ms)
+                return sync_outcomes.in_conflict(tenant_id, intent, known, decision, now_ms)
             event = self._event(tenant_id, intent, planned, known)
             parsed = strict_json.parse(orjson.dumps(event))
             receipt = await self._publisher.submit(parsed, parsed.tree, claims)
@@ -238,8 +188,8 @@ class SyncSettling:
                 return None
             errors = [FieldError(one.path.replace("data", "payload", 1), one.message) for one in problem.errors]
             if problem.code in NEVER_FITS:
-                return _refused(intent, errors or [FieldError("", problem.detail)])
-            return _later(
+                return sync_outcomes.refused(intent, errors or [FieldError("", problem.detail)])
+            return sync_outcomes.later(
                 intent, errors or [FieldError("", f"{problem.code}: {problem.detail or problem.body()['title']}")]
             )
         if receipt["duplicate"]:
@@ -247,7 +197,7 @@ class SyncSettling:
             return await self._there_already(tenant_id, intent, entry, receipt["cursor"], receipt["revision"], now_ms)
         after = _after(known, intent, planned, claims.system, receipt["revision"])
         self._records.remember(tenant_id, intent.entity, after)
-        return _applied(tenant_id, intent, known, after, decision, receipt, now_ms)
+        return sync_outcomes.applied(tenant_id, intent, known, after, decision, receipt, now_ms)
 
     def _planned(self, intent: Intent, decision: Decision, known: Known) -> sync_models.Planned:
         fields = dict(decision.fields)
@@ -289,18 +239,20 @@ class SyncSettling:
     ) -> Settled:
         """The log has an event of this id: this item's from before, or somebody else's."""
         if entry is None:
-            return _later(intent, [FieldError("uuid", "is in the log, and its event is not found now; send it again")])
+            return sync_outcomes.later(
+                intent, [FieldError("uuid", "is in the log, and its event is not found now; send it again")]
+            )
         mine = actor(entry.event) == intent.pushed.device_id or (
-            entry.source == HUB and entry.event.get("causation_id") == conflict_id(tenant_id, intent.uuid)
+            entry.source == HUB and entry.event.get("causation_id") == sync_outcomes.conflict_id(tenant_id, intent.uuid)
         )
         if not mine or entry.entity != intent.entity:
-            return _refused(intent, [FieldError("uuid", "is that of another event; make a new one")])
+            return sync_outcomes.refused(intent, [FieldError("uuid", "is that of another event; make a new one")])
         self._records.forget(tenant_id, intent.entity)
         known = (await self._records.load(tenant_id, [intent.entity]))[intent.entity]
         receipt = {"cursor": cursor, "revision": revision}
         published = await self._as_published(tenant_id, intent, entry)
         if published is not None:
-            done = _applied(tenant_id, intent, published[0], known, published[1], receipt, now_ms)
+            done = sync_outcomes.applied(tenant_id, intent, published[0], known, published[1], receipt, now_ms)
             done.result.outcome = "duplicate"
             return done
         result = ItemResult(
@@ -322,7 +274,7 @@ class SyncSettling:
             before = before.after(one)
 
         async def registers() -> Registers:
-            return Registers(await self._writes(tenant_id, earlier), before.version)
+            return Registers(await self._writes.of(tenant_id, earlier), before.version)
 
         try:
             decision = await self._decide(intent, before, registers)
@@ -332,49 +284,6 @@ class SyncSettling:
         data = entry.event["data"]
         same = planned.action == entry.action and all(data.get(name) == said for name, said in planned.data.items())
         return (before, decision) if same and decision.outcome != "conflict" else None
-
-
-def _write(entry: Entry, item: Stored | None) -> Write:
-    """An event of the log as a write. One that a person settled was made knowing everything."""
-    event = entry.event
-    name = actor(event)
-    system = event["data"].get("updated_by_system") or name
-    deletes = (entry.type, entry.action) in sync_models.DELETIONS
-    if item is None or item.device_id != name or item.policy == "manual" or item.type != entry.type:
-        touched = None
-        if item is not None and item.policy == "manual" and name == HUB:
-            # The rest of it is what the desk had said, and knows.
-            said = item.payload
-            touched = frozenset(one for one, value in event["data"].items() if said.get(one) != value) - TRACKING
-        return Write(
-            name,
-            system,
-            entry.type,
-            entry.action,
-            entry.timestamp_ms,
-            entry.event_id,
-            event["data"],
-            None,
-            deletes,
-            touched,
-        )
-    undoes = sync_models.undoes(item.model, item.operation)
-    return Write(
-        name,
-        system,
-        entry.type,
-        entry.action,
-        item.created_ms,
-        entry.event_id,
-        item.payload,
-        item.base_version,
-        # As it was meant: an edit that met a deletion went out as that deletion again.
-        (item.operation == "DELETE" and not undoes)
-        or (item.type, item.action) in sync_models.DELETIONS
-        or (deletes and item.payload.get("status") == "cancelled"),
-        item.touched,
-        undoes,
-    )
 
 
 def _apart_only(decision: Decision, problem: Problem) -> str | None:
@@ -407,114 +316,3 @@ def _after(known: Known, intent: Intent, planned: sync_models.Planned, system: s
     state = folding.state
     assert state is not None
     return Known(revision, {**known.states, planned.type: state})
-
-
-def _applied(
-    tenant_id: str,
-    intent: Intent,
-    before: Known,
-    after: Known,
-    decision: Decision,
-    receipt: Mapping[str, Any],
-    now_ms: int,
-) -> Settled:
-    result = ItemResult(
-        uuid=intent.uuid,
-        outcome=decision.outcome,
-        cursor=receipt["cursor"],
-        revision=receipt["revision"],
-        version=after.version,
-        policy=decision.policy,
-        winner=decision.winner,
-    )
-    conflict = None
-    if decision.contests or decision.policy == "delete_wins":
-        conflict = _row(tenant_id, intent, before, decision, now_ms, receipt)
-        result.conflict_id = conflict.conflict_id
-    settlement = Settlement(
-        intent.uuid,
-        decision.outcome,
-        decision.touched,
-        receipt["revision"],
-        receipt["cursor"],
-        decision.policy,
-        decision.winner,
-        None if conflict is None else conflict.conflict_id,
-    )
-    return Settled(result, settlement, conflict, decision)
-
-
-def _conflict(tenant_id: str, intent: Intent, known: Known, decision: Decision, now_ms: int) -> Settled:
-    row = _row(tenant_id, intent, known, decision, now_ms, None)
-    errors = [FieldError(one.field, f"is {_shown(one.current)} by {one.rival}") for one in decision.contests]
-    result = answer(intent.uuid, "conflict", [FieldError(WAITS, decision.reason or "a person decides"), *errors])
-    result.conflict_id, result.policy, result.version = row.conflict_id, "manual", known.version
-    settlement = Settlement(intent.uuid, "conflict", decision.touched, policy="manual", conflict_id=row.conflict_id)
-    return Settled(result, settlement, row, decision)
-
-
-def _row(
-    tenant_id: str,
-    intent: Intent,
-    known: Known,
-    decision: Decision,
-    now_ms: int,
-    receipt: Mapping[str, Any] | None,
-) -> ConflictMet:
-    pushed = intent.pushed
-    fields: list[dict[str, Any]] = [
-        {
-            "field": one.field,
-            "base": one.base,
-            "current": one.current,
-            "incoming": one.incoming,
-            "current_by": one.rival,
-            "incoming_by": pushed.device_id,
-            "winner": None if receipt is None else "incoming" if one.wins else "current",
-        }
-        for one in decision.contests
-    ]
-    return ConflictMet(
-        conflict_id(tenant_id, intent.uuid),
-        intent.uuid,
-        pushed.device_id,
-        pushed.system,
-        pushed.model,
-        pushed.type,
-        pushed.entity,
-        "open" if receipt is None else "resolved",
-        decision.policy or "manual",
-        decision.winner,
-        decision.reason,
-        fields,
-        known.data(pushed.type) or {},
-        pushed.payload,
-        known.revision,
-        now_ms,
-        None if receipt is None else now_ms,
-        None if receipt is None else receipt["revision"],
-        None if receipt is None else receipt["cursor"],
-    )
-
-
-def _refused(intent: Intent, errors: Sequence[FieldError]) -> Settled:
-    named = [{"path": one.path, "message": one.message} for one in errors]
-    return Settled(rejected(intent.uuid, errors), Settlement(intent.uuid, "rejected", errors=named))
-
-
-def _later(intent: Intent, errors: Sequence[FieldError]) -> Settled:
-    return Settled(answer(intent.uuid, "retry", errors), Settlement(intent.uuid, "retry"))
-
-
-def failed(intent: Intent) -> Settled:
-    """The answer for an item that the hub has a defect with."""
-    return _later(intent, [FieldError("", "the hub failed at it; send it again, and tell its operator if it stays so")])
-
-
-def waiting(intent: Intent, why: str) -> Settled:
-    """The answer for an item whose turn has not come."""
-    return _later(intent, [FieldError(WAITS, why)])
-
-
-def _shown(value: Any) -> str:
-    return orjson.dumps(value).decode()[:100]

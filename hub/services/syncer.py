@@ -26,8 +26,10 @@ from hub.services.announcer import Announcer
 from hub.services.history import History
 from hub.services.sync_asker import Owners, device_of, require_owner, tenant_of
 from hub.services.sync_intake import Intent, about, intent_of, rejected, request_of, skew_of
+from hub.services.sync_outcomes import Settled, failed, waiting
 from hub.services.sync_records import Known, SyncRecords
-from hub.services.sync_settling import Lane, Settled, SyncSettling, failed, waiting
+from hub.services.sync_settling import SyncSettling
+from hub.services.sync_writes import Lane
 from hub.store.database import StoreUnavailable
 from hub.store.sync_items import Stored, SyncItems
 from hub.telemetry import Metrics
