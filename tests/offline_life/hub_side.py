@@ -7,20 +7,14 @@ store, the one after is not. What it held in memory is gone.
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-import redis as plain_redis
 from prometheus_client import CollectorRegistry
 
 from hub.log import groups
-from hub.log.binary import find_server
 from hub.log.keys import Keys
 from hub.log.setup import open_log
 from hub.log.stream_log import Head, StreamLog
@@ -43,12 +37,12 @@ from hub.store.store import Store
 from hub.telemetry import Metrics
 from schemas import strict_json
 from schemas.cursor import ZERO
+from tests.memory_log_server import MemoryLogServer
 
 from .clock import SimulatedClock
 from .hotel import LISBON, TENANT
 
 _FAR: Final = 1 << 60
-_PATIENCE_S: Final = 20.0
 
 
 class HubDied(BaseException):
@@ -75,39 +69,13 @@ def claims(system: str, device_id: str | None = None, scopes: tuple[str, ...] = 
     return Claims(device_id or system, "id", system, frozenset({TENANT}), frozenset(scopes), 1e12, device_id)
 
 
-class LogServer:
-    """The packaged server on a socket, in memory."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="life"))
-        socket = self._directory / "s"
-        self.url = f"unix://{socket}"
-        command = [str(find_server().path), "--port", "0", "--unixsocket", str(socket), "--dir", str(directory)]
-        command += ["--appendonly", "no", "--save", ""]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + _PATIENCE_S
-        with plain_redis.Redis(unix_socket_path=str(socket)) as client:
-            while time.monotonic() < deadline:
-                with suppress(plain_redis.RedisError, OSError):
-                    if client.ping():
-                        return
-                time.sleep(0.01)
-        raise AssertionError("the server does not answer")
-
-    def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.wait()
-        shutil.rmtree(self._directory)
-
-
 class HubSide:
     """One hub. `boot` before anything; a request raises `HubDied` where it was killed in it."""
 
     def __init__(self, directory: Path, clock: SimulatedClock) -> None:
         self._directory = directory
         self._clock = clock
-        self._server = LogServer(directory)
+        self._server = MemoryLogServer()
         self._steps_left: int | None = None
         self.dead = True
         self.deaths = 0

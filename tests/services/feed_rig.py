@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import struct
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -17,12 +14,10 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
-import redis as plain_redis
 from prometheus_client import CollectorRegistry
 
 from hub.core.routing import Interest
 from hub.log import groups
-from hub.log.binary import find_server
 from hub.log.keys import Keys
 from hub.log.positions import Positions
 from hub.log.setup import load_epochs, make_groups, open_log
@@ -41,8 +36,8 @@ from schemas.cursor import Cursor
 from schemas.frames import Subscribe
 from schemas.registry import EVENT_TYPES
 from schemas.types import HUB
+from tests.memory_log_server import PATIENCE_S, MemoryLogServer
 
-PATIENCE_S = 20.0
 GROUPS = ("archiver", "webhooks")
 PARTITIONS = 2
 TENANTS = ("t-1", "t-2", "t-4", "t-5")
@@ -71,38 +66,19 @@ async def turns(number: int) -> None:
         await asyncio.sleep(0)
 
 
-class LogServer:
-    """The packaged server on a socket."""
+class LogServer(MemoryLogServer):
+    """A log server with a store beside it for every hub."""
 
     def __init__(self, empty_store: Path) -> None:
         self._empty_store = empty_store
-        self._directory = Path(tempfile.mkdtemp(prefix="hub"))
-        socket = self._directory / "s"
-        self.url = f"unix://{socket}"
-        command = [str(find_server().path), "--port", "0", "--unixsocket", str(socket), "--dir", str(self._directory)]
-        command += ["--appendonly", "no", "--save", ""]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + PATIENCE_S
-        with plain_redis.Redis(unix_socket_path=str(socket)) as client:
-            while time.monotonic() < deadline:
-                with suppress(plain_redis.RedisError, OSError):
-                    if client.ping():
-                        return
-                time.sleep(0.01)
-        raise AssertionError("the server does not answer")
+        super().__init__()
 
     def store(self, name: str) -> Store:
         """A store of its own for every name; the same for the same name."""
-        path = self._directory / f"{name}.db"
+        path = self.directory / f"{name}.db"
         if not path.exists():
             shutil.copyfile(self._empty_store, path)
-        return Store(Database(store_url(f"sqlite:///{path}", self._directory)))
-
-    def close(self) -> None:
-        """End it and remove its data."""
-        self._process.kill()
-        self._process.wait()
-        shutil.rmtree(self._directory)
+        return Store(Database(store_url(f"sqlite:///{path}", self.directory)))
 
 
 def claims(
