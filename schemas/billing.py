@@ -15,7 +15,7 @@ Category = Literal["room", "food", "beverage", "service", "tax", "discount", "ot
 
 
 class BillingData(Tracked):
-    """One movement on a folio: `amount` is signed only for corrections."""
+    """One movement on a folio. A correction's `amount` goes either way; a discount is a charge below zero."""
 
     folio_id: EntityId
     charge_id: EntityId | None = None
