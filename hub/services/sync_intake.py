@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Any, Final
@@ -158,6 +158,24 @@ def about(raw: Any) -> str | None:
     if not isinstance(model, str) or model not in TYPES or not isinstance(entity_id, str):
         return None
     return entity_of(model, _bare(model, entity_id))
+
+
+def number_of(raw: Any) -> int | None:
+    """The device's number of an item, whatever else is wrong with it; None where it has none."""
+    number = raw.get("device_sequence") if isinstance(raw, dict) else None
+    return number if type(number) is int and 0 < number <= 2**53 else None
+
+
+def order_of(items: Sequence[Any]) -> list[int]:
+    """Each item's place in what its device did: by its number, however they stand in the batch. One without a number
+    follows what stands before it."""
+    numbers: list[int] = []
+    for item in items:
+        numbers.append(number_of(item) or (numbers[-1] if numbers else 0))
+    places = [0] * len(items)
+    for place, index in enumerate(sorted(range(len(items)), key=numbers.__getitem__)):
+        places[index] = place
+    return places
 
 
 def rejected(uuid: str | None, errors: Any) -> ItemResult:

@@ -25,13 +25,13 @@ from hub.security.tokens import Claims
 from hub.services.announcer import Announcer
 from hub.services.history import History
 from hub.services.sync_asker import Owners, device_of, require_owner, tenant_of
-from hub.services.sync_intake import Intent, about, intent_of, rejected, request_of, skew_of
+from hub.services.sync_intake import Intent, about, intent_of, number_of, order_of, rejected, request_of, skew_of
 from hub.services.sync_outcomes import Settled, failed, waiting
 from hub.services.sync_records import Known, SyncRecords
 from hub.services.sync_settling import SyncSettling
 from hub.services.sync_writes import Lane
 from hub.store.database import StoreUnavailable
-from hub.store.sync_items import Stored, SyncItems
+from hub.store.sync_items import Pushed, Stored, SyncItems
 from hub.telemetry import Metrics
 from schemas.cursor import Cursor
 from schemas.errors import FieldError, Problem
@@ -135,7 +135,7 @@ class Syncer:
                 claims.system,
                 items=len(request.items),
                 outcomes=outcomes,
-                device_sequence=max((one for one in map(_sequence, request.items) if one), default=None),
+                device_sequence=max((one for one in map(number_of, request.items) if one), default=None),
                 backlog=None if request.backlog is None else max(0, request.backlog - _finished(outcomes)),
                 clock_skew_ms=skew_ms,
                 duration_ms=int((time.monotonic() - started) * 1000),
@@ -192,17 +192,17 @@ class Syncer:
                 # Others may have been decided by what its first coming said of when it was made, and on what.
                 pushed = intent.pushed._replace(created_ms=stored.created_ms, base_version=stored.base_version)
                 intents[index] = replace(intent, pushed=pushed)
-        refused = {
-            entity: index
-            for index, one in reversed(list(enumerate(results)))
-            if one is not None and one.outcome == "rejected" and (entity := about(request.items[index])) is not None
-        }
+        order = order_of(request.items)
+        refused: dict[str, int] = {}
+        for index, one in enumerate(results):
+            if one is not None and one.outcome == "rejected" and (entity := about(request.items[index])) is not None:
+                refused[entity] = min(order[index], refused.get(entity, order[index]))
         now_ms = _ms(now)
         # Of one that stands in the batch twice, the second is answered when the first is done.
         first = {intent.uuid: index for index, intent in reversed(intents.items())}
         once = {index: intent for index, intent in intents.items() if first[intent.uuid] == index}
         await self._items.write(tenant_id, [intent.pushed for intent in once.values()], now_ms)
-        settled = await self._settle(claims, tenant_id, request, once, now_ms, seen, refused, known)
+        settled = await self._settle(claims, tenant_id, request, once, now_ms, seen, order, refused, known)
         for index, intent in intents.items():
             done = settled[first[intent.uuid]]
             result = done.result
@@ -239,13 +239,16 @@ class Syncer:
         taken = await self._items.by_sequence(tenant_id, device_id, numbers)
         found: dict[int, ItemResult] = {}
         done: list[tuple[int, Stored]] = []
-        seen: dict[str, str] = {}
+        first: dict[str, Intent] = {}
         for index, intent in intents.items():
             stored = known.get(intent.uuid)
-            sum_ = seen.setdefault(intent.uuid, intent.item.checksum)
-            if sum_ != intent.item.checksum or (stored is not None and not _same(stored, intent)):
-                other = stored is not None and stored.device_id != intent.pushed.device_id
-                whose = "an item of another device" if other else "another item, with another payload"
+            before = stored if stored is not None else first.setdefault(intent.uuid, intent).pushed
+            if not _same(before, intent):
+                whose = (
+                    "an item of another device"
+                    if before.device_id != intent.pushed.device_id
+                    else "another item, with another payload, model, operation, action or entity_id"
+                )
                 said = f"is that of {whose}; nothing of this one was taken: make a new uuid"
                 found[index] = rejected(intent.uuid, [FieldError("uuid", said)])
             elif stored is not None and stored.outcome in _DONE:
@@ -274,17 +277,18 @@ class Syncer:
         intents: Mapping[int, Intent],
         now_ms: int,
         seen: int | None,
+        order: Sequence[int],
         refused: Mapping[str, int],
         before: Mapping[str, Stored],
     ) -> dict[int, Settled]:
         """Settle items, those of one entity in order, and write down what became of them.
 
-        `refused` says of which entities an item of the batch was refused, and the first one's place; `before` are the
-        items that came before.
+        `order` is each item's place in what the device did; `refused` says of which entities an item of the batch was
+        refused, and the first one's place; `before` are the items that came before.
         """
         lanes: dict[str, list[int]] = {}
-        for index, intent in intents.items():
-            lanes.setdefault(intent.entity, []).append(index)
+        for index in sorted(intents, key=order.__getitem__):
+            lanes.setdefault(intents[index].entity, []).append(index)
         known = await self._records.load(tenant_id, list(lanes))
         waiting_for = await self._items.held(tenant_id, request.device_id, list(lanes))
         held = {entity: conflict for entity, conflict in waiting_for.items() if not await self._finish(conflict)}
@@ -296,7 +300,7 @@ class Syncer:
             lane = Lane(entity, known[entity])
             for index in indexes:
                 intent = intents[index]
-                if blocked is None and refused.get(entity, index) < index:
+                if blocked is None and refused.get(entity, order[index]) < order[index]:
                     blocked = "waits for an item that came before it, which was rejected"
                 if blocked is not None:
                     settled[index] = waiting(intent, blocked)
@@ -444,14 +448,15 @@ def _model(raw: Any) -> str:
     return named if isinstance(named, str) and named in TYPES else "unknown"
 
 
-def _same(stored: Stored, intent: Intent) -> bool:
-    """Whether an item that was written down is this one."""
+def _same(before: Stored | Pushed, intent: Intent) -> bool:
+    """Whether an item that came before is this one."""
     pushed = intent.pushed
-    return (stored.device_id, stored.checksum, stored.model, stored.operation, stored.entity) == (
+    return (before.device_id, before.checksum, before.model, before.operation, before.action, before.entity) == (
         pushed.device_id,
         pushed.checksum,
         pushed.model,
         pushed.operation,
+        pushed.action,
         pushed.entity,
     )
 
@@ -473,11 +478,6 @@ def _again(stored: Stored, known: Known) -> ItemResult:
 
 def _finished(outcomes: Mapping[str, int]) -> int:
     return sum(count for outcome, count in outcomes.items() if outcome not in ("retry", "rejected", "conflict"))
-
-
-def _sequence(item: Any) -> int | None:
-    number = item.get("device_sequence") if isinstance(item, dict) else None
-    return number if type(number) is int and 0 < number <= 2**53 else None
 
 
 def _ms(moment: datetime) -> int:

@@ -234,8 +234,8 @@ async def test_an_item_that_was_decided_against_is_over_for_its_device(house: Pr
     """Sent again it is a duplicate; what it wanted did not happen."""
     first, second = Desk(house), Desk(house, "desk-2")
     await first.push(first.item("Reservation", "R1", BOOKING), first.item("CheckIn", "R1", ARRIVAL))
-    item = second.item("CheckIn", "R2", ARRIVAL)
-    booked, held = await second.push(second.item("Reservation", "R2", BOOKING), item)
+    booking, item = second.item("Reservation", "R2", BOOKING), second.item("CheckIn", "R2", ARRIVAL)
+    booked, held = await second.push(booking, item)
     assert booked["outcome"] == "applied"
     await posted(house, f"/conflicts/{held['conflict_id']}/resolve", {"choice": "current"})
 

@@ -224,6 +224,18 @@ async def test_a_uuid_with_another_payload_is_refused(house: House) -> None:
     assert [event["data"]["total_amount"] for event in await desk.events()] == [24000]
 
 
+async def test_two_items_of_a_batch_with_one_uuid_are_not_taken_for_one(house: House) -> None:
+    """Of two that say the same of different rooms, the second is refused: it is no duplicate of the first."""
+    desk = Desk(house)
+    await desk.push(*(desk.item("RoomStatus", number, _room("occupied")) for number in ("301", "302")))
+    one, other = (desk.item("RoomStatus", number, {"status": "vacant_dirty"}, "UPDATE") for number in ("301", "302"))
+    taken, refused, again = await desk.push(one, other | {"uuid": one["uuid"]}, one)
+    assert (taken["outcome"], again["outcome"]) == ("applied", "duplicate")
+    assert (refused["outcome"], paths(refused)) == ("rejected", ["uuid"])
+    assert "entity_id" in refused["errors"][0]["message"]
+    assert len(await desk.events(entity="room:302")) == 1
+
+
 async def test_a_uuid_of_somebody_elses_event_is_refused(house: House) -> None:
     """An item that has the id of an event which did not come from its device is no duplicate of it."""
     desk = Desk(house)
@@ -302,6 +314,25 @@ async def test_operations_on_one_entity_keep_their_order(house: House) -> None:
     assert bad["uuid"] in waits["errors"][0]["message"]
 
 
+async def test_a_batch_in_another_order_is_settled_in_the_devices(house: House) -> None:
+    """The device's numbers tell what it did first; the answers stand as the items do."""
+    desk = Desk(house)
+    booked = desk.item("Reservation", "R1", BOOKING)
+    first, second = (desk.item("Reservation", "R1", {"adults": adults}, "UPDATE") for adults in (1, 2))
+    results = await desk.push(second, first, booked)
+    assert [one["revision"] for one in results] == [3, 2, 1]
+    assert [event["data"].get("adults") for event in await desk.events()] == [None, 1, 2]
+
+
+async def test_what_was_done_before_a_damaged_item_does_not_wait_for_it(house: House) -> None:
+    """Wherever it stands in the batch, a damaged item holds back what its device did after it, and that alone."""
+    desk = Desk(house)
+    booked = desk.item("Reservation", "R1", BOOKING)
+    damaged = desk.item("Reservation", "R1", {"adults": 1}, "UPDATE", checksum="0" * 64)
+    after = desk.item("Reservation", "R1", {"adults": 2}, "UPDATE")
+    assert [one["outcome"] for one in await desk.push(after, damaged, booked)] == ["retry", "rejected", "applied"]
+
+
 async def test_an_update_may_carry_what_changed_alone(house: House) -> None:
     """The event of a partial update carries the whole state, as consumers expect of it."""
     desk = Desk(house)
@@ -366,8 +397,9 @@ async def test_two_guests_in_one_room_are_shown_to_a_person(house: House) -> Non
     """Two desks that gave away the same room do not overwrite each other; the second waits, and what follows it too."""
     first, second = Desk(house), Desk(house, "desk-2")
     await first.push(first.item("Reservation", "R1", BOOKING), first.item("CheckIn", "R1", ARRIVAL))
+    booking = second.item("Reservation", "R2", BOOKING)
     held = second.item("CheckIn", "R2", ARRIVAL, base={"desk-2": 1})
-    booked, conflict = await second.push(second.item("Reservation", "R2", BOOKING), held)
+    booked, conflict = await second.push(booking, held)
     assert (booked["outcome"], conflict["outcome"]) == ("applied", "conflict")
     assert "301" in conflict["errors"][0]["message"]
     assert (await second.push(held))[0]["conflict_id"] == conflict["conflict_id"]
