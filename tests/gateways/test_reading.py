@@ -250,7 +250,8 @@ async def test_the_hub_describes_itself(house: House) -> None:
     assert "hub_log_durable 1.0" in metrics
     assert "default" not in metrics
     assert (await house.http.get(f"{root}/nowhere")).json()["code"] == "not_found"
-    assert (await house.http.put(f"{root}/healthz")).status_code == 405
+    refused = await house.http.put(f"{root}/healthz")
+    assert (refused.status_code, refused.json()["status"], refused.headers["Allow"]) == (405, 405, "GET")
 
 
 async def test_a_stream_of_all_tenants_takes_in_new_ones(house: House) -> None:

@@ -79,12 +79,14 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return problem_response(Problem("invalid_request", f"{found[0].path}: {found[0].message}", found))
 
 
-async def _http(_: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "not_found", 413: "too_large"}.get(error.status_code, "invalid_request")
-    problem = Problem(code, "there is no such route" if code == "not_found" else str(error.detail))
-    response = problem_response(problem)
-    response.status_code = error.status_code
+    status = error.status_code
+    code = {404: "not_found", 405: "not_found", 413: "too_large"}.get(status, "invalid_request")
+    what = {404: "there is no such route", 405: f"this route takes no {request.method}"}.get(status, str(error.detail))
+    response = problem_response(Problem(code, what, extra={"status": status}))
+    response.status_code = status
+    response.headers.update(error.headers or {})
     return response
 
 
