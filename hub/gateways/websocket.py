@@ -48,10 +48,18 @@ def _choose(_: ServerProtocol, offered: Any) -> Subprotocol | None:
     return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
 
 
+def _goes_ahead(frame: frames.ClientFrame) -> bool:
+    """Whether publishes behind a frame wait for it, itself one that waits or a subscription to what comes after it."""
+    if isinstance(frame, frames.Subscribe):
+        return not frame.snapshot and frame.replay is None and frame.after != "earliest"
+    return isinstance(frame, frames.Publish)
+
+
 class WebSocketConnection(asyncio.Protocol):
     """One connection, from the upgrade request to its end."""
 
     __slots__ = (
+        "_ahead",
         "_close_timer",
         "_code",
         "_commands",
@@ -95,9 +103,12 @@ class WebSocketConnection(asyncio.Protocol):
         self._feed: Feed | None = None
         self._device_id: str | None = None
         self._text: list[bytes] = []
-        self._commands: deque[Any] | None = None
+        self._commands: deque[Command] | None = None
         self._worker: asyncio.Task[None] | None = None
         self._in_flight = 0
+        """Publishes that are not answered yet."""
+        self._ahead = 0
+        """Commands under way or in line that publishes wait for."""
         self._received = 0
         self._reading = True
         self._paused_at: float | None = None
@@ -172,6 +183,10 @@ class WebSocketConnection(asyncio.Protocol):
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
+        for command in self._commands or ():
+            # It came while the connection was open; whoever sent it may not wait for the receipt.
+            if isinstance(command.frame, frames.Publish):
+                self._publish(command, command.frame)
         if self._feed is not None:
             await self._feed.close()
 
@@ -335,11 +350,15 @@ class WebSocketConnection(asyncio.Protocol):
         elif isinstance(decision, Refuse):
             self._refuse(decision.problem, ref=decision.ref, id=decision.id)
         elif isinstance(decision.frame, frames.Publish):
-            self._publish(decision, decision.frame)
+            self._in_flight += 1
+            if self._ahead:
+                self._enqueue(decision)
+            else:
+                self._publish(decision, decision.frame)
         elif self._worker is None and not isinstance(decision.frame, frames.Subscribe):
             self._carry_out(decision.frame)
         else:
-            self._enqueue(decision.frame)
+            self._enqueue(decision)
 
     def _refuse(self, problem: Problem, *, ref: Any = None, id: Any = None) -> None:
         fields: dict[str, Any] = {
@@ -383,27 +402,36 @@ class WebSocketConnection(asyncio.Protocol):
         self._session.authenticated(claims.expires_at)
         self._speak_for(device_id)
 
-    def _enqueue(self, frame: frames.ClientFrame) -> None:
-        """A subscription awaits the log; what comes after it waits its turn."""
+    def _enqueue(self, command: Command) -> None:
+        """A subscription awaits the log; what comes after it waits its turn.
+
+        So do publishes behind one that begins at what is latest: it is to get them. Others get them in any case, and a
+        snapshot may take long.
+        """
         if self._commands is None:
             self._commands = deque()
-        self._commands.append(frame)
+        self._commands.append(command)
+        self._ahead += _goes_ahead(command.frame)
         self._read_or_pause()
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(self._commands), name="websocket-commands")
 
-    async def _work(self, commands: deque[Any]) -> None:
+    async def _work(self, commands: deque[Command]) -> None:
         try:
             while commands and self._feed is not None:
-                frame = commands.popleft()
+                command = commands.popleft()
+                frame = command.frame
                 self._read_or_pause()
                 if isinstance(frame, frames.Subscribe):
                     try:
                         await self._feed.subscribe(frame)
                     except Problem as problem:
                         self._refuse(problem, id=frame.id)
+                elif isinstance(frame, frames.Publish):
+                    self._publish(command, frame)
                 else:
                     self._carry_out(frame)
+                self._ahead -= _goes_ahead(frame)
         except Exception:
             log.exception("command_failed", session=self.id)
             self.hang_up(Close.INTERNAL, "the hub failed")
@@ -415,9 +443,9 @@ class WebSocketConnection(asyncio.Protocol):
         try:
             receipt = self._gateway.publisher.submit(command.parsed, frame.event, self._feed.claims)
         except Problem as problem:
+            self._in_flight -= 1
             self._refuse_publish(problem, frame)
             return
-        self._in_flight += 1
         self._read_or_pause()
         receipt.add_done_callback(lambda done: self._published(done, frame))
 

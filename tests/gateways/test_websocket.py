@@ -198,6 +198,31 @@ async def test_many_publishes_in_flight_keep_their_order(house: House) -> None:
         assert [(one["ref"], one["sequence"]) for one in answers] == [(ref, ref + 1) for ref in range(400)]
 
 
+async def test_a_subscription_gets_what_its_connection_publishes_behind_it(house: House) -> None:
+    """Also where nobody waits for `subscribed` before publishing; the receipts come in their order."""
+    async with house.socket() as socket:
+        for round in range(5):
+            await socket.send("subscribe", id=round, patterns=["reservation.*"])
+            for number in range(3):
+                await socket.send("publish", ref=number, event=house.reservation(f"R{round}{number}"))
+            answers = [await socket.next() for _ in range(7)]
+            entities = [one["event"]["entity"] for one in answers if one["op"] == "event"]
+            assert entities == [f"reservation:R{round}{number}" for number in range(3)]
+            assert [one["ref"] for one in answers if one["op"] == "published"] == [0, 1, 2]
+            await socket.send("unsubscribe", id=round)
+
+
+async def test_what_was_published_before_the_end_is_stored(house: House) -> None:
+    """A connection that closes behind its publishes, a subscription not yet opened before them, loses none of them."""
+    async with house.socket() as socket:
+        await socket.send("subscribe", id=1, patterns=["reservation.*"])
+        for number in range(3):
+            await socket.send("publish", ref=number, event=house.reservation(f"R{number}"))
+    async with house.socket() as socket:
+        await socket.ask("subscribe", id=1, patterns=["reservation.*"], after="earliest")
+        assert sequences([await socket.next() for _ in range(3)]) == [1, 2, 3]
+
+
 async def test_durable_subscription_resumes_after_its_acks(house: House) -> None:
     """What was acknowledged does not come again, what was not does; a new name begins where it was opened."""
     async with house.socket() as socket:
