@@ -30,7 +30,7 @@ from consumers.offline.rebuild import rebuild
 from consumers.offline.sessions import SessionEnded
 from consumers.offline.status import Text
 from consumers.offline.terminal_command import Command, Parser, UsageError, nothing
-from consumers.offline.terminal_console import LANGUAGES, Console
+from consumers.offline.terminal_console import LANGUAGES, Console, keep_standard_descriptors
 from consumers.offline.terminal_desk import (
     TOKEN,
     Options,
@@ -275,9 +275,13 @@ class Program:
             self._interrupted = False
             self.console.wrong(Text("中断しました", "interrupted"))
             return INTERRUPTED
+        except UsageError as error:
+            for line in str(error).splitlines():
+                self.console.wrong(line)
+            return USAGE
         except ConsumerError as error:
             self.console.wrong(failure(error))
-            return USAGE if isinstance(error, UsageError) else FAILED
+            return FAILED
         finally:
             self._running = None
 
@@ -300,6 +304,7 @@ class Program:
                 return code
             except ValueError as error:
                 self.console.wrong(str(error))
+                code = 0 if self.console.interactive else USAGE
                 continue
             if not words:
                 continue
@@ -364,6 +369,7 @@ async def _run(program: Program) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; its exit code."""
+    keep_standard_descriptors()
     console = Console.standard("ja")
     try:
         given = program_parser().parse_args(arguments)

@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn, TypeVar
 from consumers.errors import ConsumerError
 from consumers.offline.status import Text
 from consumers.offline.terminal_desk import Terminal
-from schemas.types import read_day
+from schemas.types import fits_money, read_day
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ def day(text: str) -> str:
 
 def money(text: str) -> Decimal:
     """An amount."""
-    return _read(text, lambda: Decimal(text.replace(",", "")), "an amount like 1200")
+    return _read(text, lambda: _amount(text), "an amount like 1200")
 
 
 def whole(text: str) -> int:
@@ -64,6 +64,14 @@ def whole(text: str) -> int:
 def today_of(terminal: Terminal) -> date:
     """The property's business day."""
     return terminal.setup.calendar.day_of(terminal.around.now())
+
+
+def _amount(text: str) -> Decimal:
+    amount = Decimal(text.replace(",", ""))
+    if not fits_money(amount):
+        # Decimal also reads NaN, Infinity and 1e400.
+        raise ValueError
+    return amount
 
 
 def _read(text: str, read: Callable[[], T], wanted: str) -> T:

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, NamedTuple, TextIO
 
 import orjson
 
+from consumers.errors import ConsumerError
 from consumers.offline.status import Text
 
 Language = Literal["ja", "en"]
@@ -39,6 +40,10 @@ def clean(value: Any) -> str:
     return "" if value is None else _CONTROL.sub("\ufffd", str(value))
 
 
+class LineTooLong(ConsumerError, ValueError):
+    """More was typed, or piped in, than a line can be; it is passed over as a whole."""
+
+
 class Lines:
     """Lines from a file descriptor, one at a time. A line that nobody waits for any more is the next one's.
 
@@ -49,6 +54,7 @@ class Lines:
         self.descriptor = descriptor
         self._rest = b""
         self._ended = False
+        self._too_long = False
         self._coming: asyncio.Future[bytes] | None = None
 
     async def next(self) -> str:
@@ -56,11 +62,11 @@ class Lines:
 
         Raises:
             EOFError: there is none.
-            ValueError: it is longer than a line can be.
+            LineTooLong: it is longer than a line can be.
         """
         while (end := self._rest.find(b"\n")) < 0 and not self._ended:
             if len(self._rest) > _LINE_BYTES:
-                raise ValueError("the line is too long")
+                self._rest, self._too_long = b"", True
             if self._coming is None:
                 self._coming = asyncio.get_running_loop().create_future()
                 threading.Thread(target=self._read, args=(self._coming,), daemon=True).start()
@@ -69,10 +75,14 @@ class Lines:
             self._ended = not piece
             self._rest += piece
         if end < 0:
-            if not self._rest:
+            if not self._rest and not self._too_long:
                 raise EOFError
             end = len(self._rest)
         line, self._rest = self._rest[:end], self._rest[end + 1 :]
+        if self._too_long:
+            # This was its end: what comes next is another line.
+            self._too_long = False
+            raise LineTooLong("the line is too long")
         return line.decode("utf-8", "replace").rstrip("\r")
 
     def _read(self, coming: asyncio.Future[bytes]) -> None:
@@ -82,6 +92,22 @@ class Lines:
             piece = b""
         with suppress(RuntimeError):  # the loop is closed: the program has ended
             coming.get_loop().call_soon_threadsafe(_put, coming, piece)
+
+
+def keep_standard_descriptors() -> None:
+    """Open what was closed of 0, 1 and 2 on nothing: otherwise the desk's own files get these numbers, and are read for
+    commands."""
+    for descriptor, mode in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            nothing = os.open(os.devnull, mode)
+            if nothing != descriptor:
+                os.dup2(nothing, descriptor)
+                os.close(nothing)
+    # Python does without a stream whose descriptor was closed.
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _put(coming: asyncio.Future[bytes], piece: bytes) -> None:
@@ -124,6 +150,7 @@ class Console:
 
         Raises:
             EOFError: there are no more.
+            LineTooLong: it is longer than a line can be.
         """
         if self._tty:
             self._asking = prompt
