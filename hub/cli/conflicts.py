@@ -12,10 +12,10 @@ import typer
 
 from hub.cli.access import Access, DataDir, Json, Token, Url, access
 from hub.cli.failure import CommandError, UsageError
-from hub.cli.output import compact, json_document, line, note, table
+from hub.cli.listing import show_listing
+from hub.cli.output import compact, json_document, line, table
 from hub.cli.remote import Refused, Remote, segment
 
-PAGE: Final = 500
 COLUMNS: Final = (
     "opened",
     "tenant",
@@ -50,20 +50,8 @@ def list_(
     data_dir: DataDir = None,
 ) -> None:
     """Conflicts, the oldest first: by default those that wait for a person. With --json one JSON object a line."""
-
-    async def ask(reached: Access) -> tuple[list[dict[str, Any]], bool]:
-        query = {"tenant": tenant, "state": state, "entity": entity, "device": device}
-        async with Remote(reached) as remote:
-            return await remote.listed("conflicts", "conflicts", limit, PAGE, query)
-
-    found, more = asyncio.run(ask(access(url, token, data_dir)))
-    if json:
-        for one in found:
-            line(compact(one))
-    else:
-        table(COLUMNS, [_row(one) for one in found])
-    if more:
-        note(f"{len(found)} conflicts; there are more: raise --limit")
+    query = {"tenant": tenant, "state": state, "entity": entity, "device": device}
+    show_listing(access(url, token, data_dir), "conflicts", query, limit, COLUMNS, _row, json=json)
 
 
 @group.command("show")

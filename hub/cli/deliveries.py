@@ -12,12 +12,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from hub.cli.access import Access, DataDir, Json, Token, Url, access
+from hub.cli.access import DataDir, Json, Token, Url, access
 from hub.cli.failure import UsageError
-from hub.cli.output import clean, compact, json_document, line, note, on_terminal, table
+from hub.cli.listing import show_listing
+from hub.cli.output import clean, json_document, line, note, on_terminal
 from hub.cli.remote import Remote, segment
 
-PAGE: Final = 500
 COLUMNS: Final = ("stored", "tenant", "event", "entity", "status", "systems", "retries", "event id", "error")
 _COLOURS: Final[Mapping[str, str]] = {
     "success": "green",
@@ -86,19 +86,17 @@ def deliveries(
         "system": system,
         "patterns": pattern,
     }
-    asyncio.run(_list(access(url, token, data_dir), query, limit, json))
-
-
-async def _list(reached: Access, query: Mapping[str, Any], limit: int, json: bool) -> None:
-    async with Remote(reached) as remote:
-        found, more = await remote.listed("deliveries", "deliveries", limit, PAGE, query)
-    if json:
-        for one in found:
-            line(compact(one))
-    else:
-        table(COLUMNS, [_row(one) for one in found], right=("retries",))
-    if more:
-        note(f"{len(found)} events; there are more: raise --limit")
+    show_listing(
+        access(url, token, data_dir),
+        "deliveries",
+        query,
+        limit,
+        COLUMNS,
+        _row,
+        json=json,
+        right=("retries",),
+        noun="events",
+    )
 
 
 def _row(log: Mapping[str, Any]) -> tuple[Any, ...]:

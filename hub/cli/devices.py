@@ -11,10 +11,10 @@ import typer
 
 from hub.cli.access import Access, DataDir, Json, Token, Url, access
 from hub.cli.failure import UsageError
-from hub.cli.output import compact, json_document, line, note, table
+from hub.cli.listing import show_listing
+from hub.cli.output import json_document, line, note, table
 from hub.cli.remote import Remote, segment
 
-PAGE: Final = 1000
 ALL: Final = "*"
 COLUMNS: Final = (
     "device",
@@ -51,19 +51,8 @@ def list_(
 ) -> None:
     """Devices by tenant and name; times are local. `behind`: events it has not pulled; `skew`: how far its clock is
     ahead. With --json one JSON object a line."""
-
-    async def ask(reached: Access) -> tuple[list[dict[str, Any]], bool]:
-        async with Remote(reached) as remote:
-            return await remote.listed("devices", "devices", limit, PAGE, {"tenant": tenant, "system": system})
-
-    found, more = asyncio.run(ask(access(url, token, data_dir)))
-    if json:
-        for one in found:
-            line(compact(one))
-    else:
-        table(COLUMNS, [_row(one) for one in found], right=_RIGHT)
-    if more:
-        note(f"{len(found)} devices; there are more: raise --limit")
+    query = {"tenant": tenant, "system": system}
+    show_listing(access(url, token, data_dir), "devices", query, limit, COLUMNS, _row, json=json, right=_RIGHT)
 
 
 @group.command("show")

@@ -15,11 +15,11 @@ import typer
 from hub.cli.access import Access, DataDir, Json, Token, Url, access
 from hub.cli.ago import instant_of
 from hub.cli.failure import CommandError, UsageError
-from hub.cli.output import clean, compact, json_document, line, note, on_terminal, table
+from hub.cli.listing import show_listing
+from hub.cli.output import clean, compact, json_document, note, on_terminal, table
 from hub.cli.remote import Remote, segment
 from hub.core.report_text import as_text
 
-PAGE: Final = 500
 COLUMNS: Final = (
     "due",
     "tenant",
@@ -59,19 +59,18 @@ def list_(
     """Runs of report jobs, the one due last first; times are local. With --json one JSON object a line."""
     query = {"tenant": tenant, "job": job, "report": report, "from": instant_of("--since", since, datetime.now(UTC))}
     query["state"] = "failed" if failed else None
-    asyncio.run(_list(access(url, token, data_dir), query, limit, json))
-
-
-async def _list(reached: Access, query: Mapping[str, Any], limit: int, json: bool) -> None:
-    async with Remote(reached) as remote:
-        found, more = await remote.listed("reports", "runs", limit, PAGE, query)
-    if json:
-        for one in found:
-            line(compact(one))
-    else:
-        table(COLUMNS, [_row(one) for one in found], right=("attempts",))
-    if more:
-        note(f"{len(found)} runs; there are more: raise --limit")
+    show_listing(
+        access(url, token, data_dir),
+        "reports",
+        query,
+        limit,
+        COLUMNS,
+        _row,
+        json=json,
+        right=("attempts",),
+        name="runs",
+        noun="runs",
+    )
 
 
 @group.command("show")
