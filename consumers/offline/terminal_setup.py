@@ -25,6 +25,7 @@ from consumers.offline.terminal_console import LANGUAGES, Language
 from schemas.types import TENANT_FORM
 
 DEFAULT_URL: Final = "ws://localhost:3400/ws"
+CURRENCY_FORM: Final = "[A-Z]{3}"
 COMMAND_S: Final = 30.0
 """How long the command that fetches a token may take."""
 
@@ -64,6 +65,8 @@ class DeskSetup:
             raise SetupError(f"rollover hour: {self.rollover_hour} is none, from 0 to 23")
         if self.language not in LANGUAGES:
             raise SetupError(f"language: {self.language!r} is none of {', '.join(LANGUAGES)}")
+        if self.currency is not None and not re.fullmatch(CURRENCY_FORM, self.currency):
+            raise SetupError(f"currency: {self.currency!r} is none of ISO 4217, like JPY")
         try:
             ZoneInfo(self.zone)
         except (ValueError, OSError, KeyError) as error:
@@ -121,9 +124,14 @@ def hub_url(text: str) -> str:
     text = text.strip()
     if "://" not in text:
         text = f"ws://{text}"
-    parts = urlsplit(text)
-    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    if scheme not in ("ws", "wss") or not parts.hostname:
+    try:
+        parts = urlsplit(text)
+        # An address in brackets that do not close, or a port beyond 65535, is told by asking.
+        there = parts.hostname is not None and parts.port != 0
+    except ValueError:
+        there = False
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme) if there else ""
+    if scheme not in ("ws", "wss"):
         raise SetupError(f"url: {text!r} is none; the hub's is like {DEFAULT_URL}")
     return urlunsplit((scheme, parts.netloc, parts.path if parts.path.strip("/") else "/ws", "", ""))
 

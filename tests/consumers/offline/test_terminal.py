@@ -97,6 +97,10 @@ async def test_a_first_start_that_cannot_be_says_why(lines: list[str], said: str
         (" localhost:3400 ", "ws://localhost:3400/ws"),
         ("ftp://hub", None),
         ("ws://", None),
+        ("ws://[::1", None),
+        ("ws://hub:99999", None),
+        ("hub:0", None),
+        ("hub:port", None),
     ],
 )
 def test_the_hubs_address_is_taken_as_people_write_it(typed: str, url: str | None) -> None:
@@ -114,6 +118,24 @@ async def test_a_setup_that_cannot_be_read_is_told(seat: Seat) -> None:
     done = await seat.run("rooms")
     assert done.code == 1
     assert "cannot be read" in done.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--currency", "yen"),
+        ("--zone", "Mars/X"),
+        ("--rollover-hour", "25"),
+        ("--tenant", "x y"),
+        ("--url", "ws://[::1"),
+    ],
+)
+async def test_a_setup_that_cannot_be_is_refused_and_not_kept(option: str, value: str, seat: Seat) -> None:
+    """Every booking would be refused for it later on."""
+    before = DeskSetup.load(seat.directory)
+    done = await seat.run(option, value, "rooms")
+    assert (done.code, option.strip("-").replace("-", " ") in done.err) == (1, True)
+    assert DeskSetup.load(seat.directory) == before
 
 
 # -- with the line down -----------------------------------------------------------------------------------------------
