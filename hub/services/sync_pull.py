@@ -81,6 +81,11 @@ class _Reading:
     full: bool = False
     gap: dict[str, str] | None = None
 
+    def enough(self, limit: int) -> bool:
+        """Whether the page takes no more."""
+        looked_at = len(self.seen) >= MAX_SCANNED
+        return self.full or looked_at or len(self.chosen) >= limit or self.size >= MAX_PAGE_BYTES
+
 
 class SyncPull:
     """Reads changes on behalf of systems."""
@@ -114,7 +119,8 @@ class SyncPull:
         for poll in range(FRESH_POLLS + 1):
             number, _, reached = await self._view.mark(tenant_id)
             await self._read(system, tenant_id, reached, limit, reading)
-            if reading.full or reading.gap or reading.chosen or reading.place.id >= head.id or poll == FRESH_POLLS:
+            ready = reading.enough(limit) or reading.gap is not None or reading.place.id >= head.id
+            if ready or poll == FRESH_POLLS:
                 break
             await asyncio.sleep(POLL_S)
         changes = await self._written(number, reading) if reading.chosen else []
@@ -162,7 +168,7 @@ class SyncPull:
                 if _visible(system, entry):
                     reading.chosen.append(entry)
                     reading.size += len(entry.raw)
-                if len(reading.chosen) >= limit or reading.size >= MAX_PAGE_BYTES or len(reading.seen) >= MAX_SCANNED:
+                if reading.enough(limit):
                     reading.full = reading.place.id < reached.id
                     return
             if not entries:

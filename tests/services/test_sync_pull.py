@@ -189,11 +189,20 @@ async def test_a_page_ends_where_the_states_are(rig: Rig) -> None:
     assert second.next == view.cursor(ONE, (await view.mark(ONE))[2])
 
 
-async def test_a_device_waits_for_its_own_events(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was published before the question and is not in the states yet is waited for."""
+@pytest.mark.parametrize("limit", [1, 10])
+@pytest.mark.parametrize("there", [0, 1])
+async def test_a_device_waits_for_its_own_events(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, there: int, limit: int
+) -> None:
+    """What was published before the question and is not in the states yet is waited for, also behind what is: unless
+    the page has enough."""
     monkeypatch.setattr(sync_pull, "FRESH_POLLS", 3)
     monkeypatch.setattr(sync_pull, "POLL_S", 0)
-    await rig.publish(event(a=1))
+    before = [event(a=number) for number in range(there)]
+    if before:
+        await rig.publish(*before)
+        await rig.project()
+    await rig.publish(event(a=7))
     pull = reader(rig)
     asked: list[int] = []
     mark = pull._view.mark
@@ -205,8 +214,10 @@ async def test_a_device_waits_for_its_own_events(rig: Rig, monkeypatch: pytest.M
         return await mark(tenant_id)
 
     monkeypatch.setattr(pull._view, "mark", marked)
-    assert [change.data["a"] for change in read(await pull.page(PMS, ONE, None, 10)).changes] == [1]
-    assert len(asked) == 3
+    page = read(await pull.page(PMS, ONE, None, limit))
+    full = there == limit
+    assert [change.data["a"] for change in page.changes] == ([0] if full else [*range(there), 7])
+    assert (page.more, len(asked)) == (full, 1 if full else 3)
 
 
 async def test_an_event_that_was_stored_twice_comes_once(rig: Rig) -> None:
