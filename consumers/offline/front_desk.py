@@ -70,13 +70,15 @@ class Deed:
 
 
 class Known(NamedTuple):
-    """What the desk knows of one reservation. `room` is the one in question; `unbilled` its orders not on the bill."""
+    """What the desk knows of one reservation. `room` is the one in question; `unbilled` its orders not on the bill;
+    `undecided` why a person has to decide on it."""
 
     booking: Data
     stay: Data | None = None
     folio: Data | None = None
     room: Data | None = None
     unbilled: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -161,6 +163,11 @@ def arrive(known: Known, *, at: datetime, today: date, others: Iterable[str], an
     booking, room = known.booking, known.room
     if known.status not in EXPECTED:
         raise _not_in(known, "チェックインできません", "cannot be checked in")
+    if room is None and (given := booking.get("room_number")):
+        raise NotPossible(
+            f"{given} 号室が見つかりません。別の部屋を指定してください（--room）",
+            f"there is no room {given} at this desk, which was assigned: say another one, like --room 301",
+        )
     if room is None:
         raise NotPossible("部屋番号を指定してください（--room）", "no room was assigned: say which, like --room 301")
     number = str(room["room_number"])
@@ -209,7 +216,8 @@ def depart(
 
     Raises:
         NotPossible: the guest is not in house, or something is due and nobody said how it is paid.
-        Doubtful: orders are not on the bill yet.
+        Doubtful: orders are not on the bill yet, the guest is to get something back, or what another desk says of the
+            guest waits for a person: it may have been paid there.
     """
     if known.status != "checked_in":
         raise _not_in(known, "チェックアウトできません", "cannot be checked out")
@@ -226,6 +234,10 @@ def depart(
     if bill.total < 0:
         credit = on_the_wire(-bill.total)
         doubts.append(Text(f"お預かり金が {credit} あります", f"{credit} are the guest's to get back"))
+    doubts += [
+        Text(f"競合が未解決です（責任者の判断待ち）: {reason}", f"a conflict waits for a manager: {reason}")
+        for reason in known.undecided
+    ]
     _meant(doubts, anyway)
     # Of a departure that was undone the extras were paid then.
     extras = known.owed + (amount_of(known.stay, "additional_charges") if known.paid else 0)

@@ -141,6 +141,7 @@ def _check_out_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _check_out(terminal: Terminal, given: Arguments) -> None:
     known = await terminal.house.known(given.reservation, orders=True)
+    known = known._replace(undecided=await _undecided(terminal, known.id))
     at, today, id = _here(terminal), today_of(terminal), terminal.new_id("B")
     method, currency = given.pay, terminal.setup.currency
     due = front_desk.bill_of(known, currency=currency, number=id, method=None)
@@ -172,6 +173,13 @@ async def _check_out(terminal: Terminal, given: Arguments) -> None:
         )
         for one in told:
             terminal.console.say(one)
+
+
+async def _undecided(terminal: Terminal, reservation_id: str) -> tuple[str, ...]:
+    """What the hub said of this desk's items on a stay, or its money, that wait for a person."""
+    entities = {f"reservation:{reservation_id}", f"billing:{front_desk.folio_id(reservation_id)}"}
+    items = await terminal.desk.local.call(lambda database: database.conflicts())
+    return tuple(views.conflict_reason(one) for one in items if one.entity in entities)
 
 
 def _line(line: Any, currency: str | None) -> str:

@@ -280,7 +280,6 @@ def queue_row(console: Console, item: QueueItem, zone: tzinfo) -> dict[str, Any]
 def conflict_row(item: QueueItem, zone: tzinfo) -> dict[str, Any]:
     """One item that waits for a person, with what the hub said of it."""
     said = ", ".join(f"{name}={value}" for name, value in item.payload.items())
-    reasons = "; ".join(f"{error.path}: {error.message}" if error.path else error.message for error in item.errors)
     return {
         "conflict": item.conflict_id,
         "uuid": item.uuid,
@@ -289,8 +288,14 @@ def conflict_row(item: QueueItem, zone: tzinfo) -> dict[str, Any]:
         "entity": item.entity,
         "made": _shown(item.createdAt, zone),
         "said": said,
-        "reason": reasons or item.last_error,
+        "reason": conflict_reason(item),
     }
+
+
+def conflict_reason(item: QueueItem) -> str:
+    """What the hub said of an item that waits for a person."""
+    reasons = "; ".join(f"{error.path}: {error.message}" if error.path else error.message for error in item.errors)
+    return reasons or item.last_error or item.model
 
 
 def explained(console: Console, item: QueueItem) -> list[str]:

@@ -158,6 +158,20 @@ def test_orders_not_billed_and_credits_are_doubtful() -> None:
         depart(in_house(owed=-1000, total_amount=0), None)
 
 
+def test_a_guest_of_whom_another_desk_says_otherwise_leaves_only_when_it_is_meant() -> None:
+    """It may have been paid there, and the money would be taken twice."""
+    known = in_house(owed=500)._replace(undecided=("payment_status: is completed by desk-2",))
+    with pytest.raises(Doubtful, match="a conflict waits for a manager: payment_status: is completed by desk-2"):
+        depart(known)
+    assert depart(known, anyway=True).bill is not None
+
+
+def test_a_room_that_was_assigned_and_is_not_known_is_named() -> None:
+    """The clerk did choose one; nobody is told that none was."""
+    with pytest.raises(NotPossible, match="there is no room 999 at this desk"):
+        arrive(Known(reservation(room_number="999")))
+
+
 def test_a_departure_after_one_that_was_undone_charges_the_room_no_second_time() -> None:
     """Only what came since; the stay's additional charges are all of them."""
     deed = depart(in_house(owed=500, stay=PAID))
