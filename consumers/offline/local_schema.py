@@ -219,6 +219,9 @@ def unwritten(path: Path | str, error: OSError | sqlite3.Error) -> LocalError:
         return LocalFull(str(path), str(error))
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return LocalDamaged(str(path), [str(error)])
+    if full_code == sqlite3.SQLITE_IOERR_SHMSIZE:
+        # The index of the write-ahead log did not find room; within a commit, what it speaks of may be written.
+        return LocalUnusable(str(path), f"{error}: the disk has no room")
     if (
         full_code == sqlite3.SQLITE_IOERR_WRITE
         and resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY

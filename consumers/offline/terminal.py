@@ -245,11 +245,15 @@ class Program:
             await terminal.synced()
         operations = terminal.desk.counters.operations
         code = await self._interruptible(self._carried_out(terminal, command, self._given))
-        if terminal.desk.counters.operations > operations:
-            if terminal.online:
-                await terminal.synced()
-            if not terminal.online:
-                views.banner(self.console, terminal.desk.status.current)
+        operated = terminal.desk.counters.operations > operations
+        if operated and terminal.online:
+            await terminal.synced()
+        status = terminal.desk.status.current
+        # Of what others did since the line was lost a list knows nothing; and what is not there may be, by now.
+        stale = not status.online and command in terminal_hotel.COMMANDS and not getattr(self._given, "json", False)
+        if operated or stale:
+            if status.icon in ("offline", "warning"):
+                views.banner(self.console, status)
             terminal.footer()
         return code
 

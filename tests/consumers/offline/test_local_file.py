@@ -210,6 +210,14 @@ def integrity_of(rig: DeskRig, local: LocalDatabase) -> list[str]:
     return integrity(rig.path)
 
 
+def test_a_disk_without_room_for_the_index_of_the_log_is_told(rig: DeskRig, local: LocalDatabase) -> None:
+    """SQLite calls it an I/O error, which nobody could do anything about."""
+    full = FailingCommit(local._file.sql, sqlite3.SQLITE_IOERR_SHMSIZE, done=False)
+    local._file.sql = full  # type: ignore[assignment]
+    with pytest.raises(LocalUnusable, match="the disk has no room"):
+        do(local, booked("R1"))
+
+
 def test_a_disk_that_fails_in_the_commit_ends_the_use_of_the_file(rig: DeskRig, local: LocalDatabase) -> None:
     """Whether it was kept is not known: nothing more is done before it is opened again, which finds out."""
     do(local, booked("R1"))

@@ -196,6 +196,15 @@ async def test_a_stay_in_one_script(seat: Seat) -> None:
     assert (last["operation"], last["operator"], last["role"]) == ("daily_report", BOSS, "manager")
 
 
+async def test_a_list_tells_that_it_is_as_of_the_last_sync(seat: Seat) -> None:
+    """What others did since then is not in it; JSON stays JSON."""
+    for words in (("rooms",), ("check-in", "R9")):
+        done = await seat.run(*words)
+        assert "オフライン中 / Offline" in done.out
+        assert "[offline] 6 waiting" in done.out
+    assert "Offline" not in (await seat.run("rooms", "--json")).out
+
+
 async def test_what_cannot_be_is_told_and_nothing_is_kept(seat: Seat) -> None:
     """On stderr, with exit code 1; a line that is written wrong has 2."""
     before = len((await seat.run("queue", "--json")).out.splitlines())
@@ -403,6 +412,28 @@ async def test_a_conflict_is_shown_with_what_the_hub_says(tmp_path: Path, hub: S
     assert ["c-1", "CheckIn", "CREATE", "reservation:R1"] in [row[:4] for row in shown.rows()]
     assert "room 301 was given to reservation:R7" in shown.out
     assert "hub conflicts show c-1" in shown.out
+
+
+async def test_a_check_out_in_conflict_is_not_done_by_the_way(tmp_path: Path, hub: SyncHubServer) -> None:
+    """The guest may have paid at the other desk; with `--anyway` it is meant."""
+    said = [ItemError(path="payment_status", message='is "completed" by desk-2')]
+    hub.sync.answers["reservation:R1"] = ItemResult(outcome="conflict", conflict_id="c-1", errors=said)
+    seat = Seat(tmp_path / "desk", hub.url)
+    await seat.run("check-in", "R1", "--room", "301")
+
+    done = await seat.run("check-out", "R1", "--pay", "cash")
+    assert (done.code, "領収書" in done.out) == (1, False)
+    assert 'a conflict waits for a manager: payment_status: is "completed" by desk-2' in done.err
+    meant = await seat.run("check-out", "R1", "--pay", "cash", "--anyway")
+    assert (meant.code, "領収書" in meant.out) == (0, True)
+
+
+async def test_one_command_tells_that_its_operation_was_refused(tmp_path: Path, hub: SyncHubServer) -> None:
+    """That it was kept is not all there is to it."""
+    wrong = [ItemError(path="payload.status", message="the hub does not like it")]
+    hub.sync.answers["room:room-301"] = ItemResult(outcome="rejected", errors=wrong)
+    done = await Seat(tmp_path / "desk", hub.url).run("room", "301", "cleaning")
+    assert "同期失敗" in done.out
 
 
 async def test_a_guest_who_came_by_a_check_in_alone_has_the_room(tmp_path: Path, hub: SyncHubServer) -> None:
