@@ -101,6 +101,19 @@ def said(
     return data
 
 
+def misfits(type: str, said: Mapping[str, Any]) -> list[FieldError]:
+    """What of an item no event could say, whatever is known of its entity. What it leaves out, or sets to nothing, may
+    be known; rules between fields are for the whole event."""
+    kind = EVENT_TYPES[type]
+    found = []
+    for error in registry.validate_data(kind, kind.newest, said):
+        _, _, path = error.path.partition(".")
+        name = path.partition(".")[0]
+        if said.get(name) is not None and name not in TRACKING:
+            found.append(FieldError(f"payload.{path}", error.message))
+    return found
+
+
 def undoes(model: str, operation: str) -> bool:
     """Whether an item takes back a check-in, a check-out or a no-show: nothing is deleted by that."""
     return operation == "DELETE" and model in _UNDONE

@@ -16,7 +16,7 @@ from hub.services.publisher import MAX_EVENT_BYTES
 from hub.store.sync_items import Pushed
 from schemas import registry
 from schemas.canonical import checksum
-from schemas.errors import FieldError, Problem
+from schemas.errors import FieldError, Problem, invalid_event
 from schemas.strict_json import Parsed
 from schemas.sync import TYPES, ItemError, ItemResult, PushRequest, SyncItem, batch_crc32, entity_of
 from schemas.types import read_instant
@@ -117,10 +117,12 @@ def intent_of(
 def _read(
     item: SyncItem, request: PushRequest, system: str, now: datetime, skew_ms: int, zone: Callable[[], tzinfo]
 ) -> Intent:
-    type = TYPES[item.model]
-    payload, _ = fixed(type, item.payload, zone(), item.schema_version)
+    payload, _ = fixed(TYPES[item.model], item.payload, zone(), item.schema_version)
     entity_id = _bare(item.model, item.entity_id)
     said = sync_models.said(item.model, item.operation, entity_id, payload, item.schema_version)
+    type = sync_models.type_of(item.model, item.operation)
+    if errors := sync_models.misfits(type, said):
+        raise invalid_event(errors)
     created = _ms(read_instant(item.createdAt)) - skew_ms
     pushed = Pushed(
         item.uuid,
@@ -130,7 +132,7 @@ def _read(
         item.model,
         item.operation,
         item.action,
-        sync_models.type_of(item.model, item.operation),
+        type,
         entity_of(item.model, entity_id),
         item.checksum,
         item.base_version,

@@ -193,10 +193,11 @@ class Syncer:
                 pushed = intent.pushed._replace(created_ms=stored.created_ms, base_version=stored.base_version)
                 intents[index] = replace(intent, pushed=pushed)
         order = order_of(request.items)
-        refused: dict[str, int] = {}
+        refused: dict[str, tuple[int, str]] = {}
         for index, one in enumerate(results):
             if one is not None and one.outcome == "rejected" and (entity := about(request.items[index])) is not None:
-                refused[entity] = min(order[index], refused.get(entity, order[index]))
+                here = (order[index], one.uuid or "an item")
+                refused[entity] = min(here, refused.get(entity, here))
         now_ms = _ms(now)
         # Of one that stands in the batch twice, the second is answered when the first is done.
         first = {intent.uuid: index for index, intent in reversed(intents.items())}
@@ -278,13 +279,13 @@ class Syncer:
         now_ms: int,
         seen: int | None,
         order: Sequence[int],
-        refused: Mapping[str, int],
+        refused: Mapping[str, tuple[int, str]],
         before: Mapping[str, Stored],
     ) -> dict[int, Settled]:
         """Settle items, those of one entity in order, and write down what became of them.
 
         `order` is each item's place in what the device did; `refused` says of which entities an item of the batch was
-        refused, and the first one's place; `before` are the items that came before.
+        refused, the first one's place and name; `before` are the items that came before.
         """
         lanes: dict[str, list[int]] = {}
         for index in sorted(intents, key=order.__getitem__):
@@ -300,8 +301,8 @@ class Syncer:
             lane = Lane(entity, known[entity])
             for index in indexes:
                 intent = intents[index]
-                if blocked is None and refused.get(entity, order[index]) < order[index]:
-                    blocked = "waits for an item that came before it, which was rejected"
+                if blocked is None and (ahead := refused.get(entity)) is not None and ahead[0] < order[index]:
+                    blocked = f"waits for {ahead[1]}, which came before it: rejected"
                 if blocked is not None:
                     settled[index] = waiting(intent, blocked)
                     continue

@@ -199,6 +199,24 @@ async def test_what_does_not_fit_its_schema_is_named_and_taken_when_mended(house
     assert (await desk.one("Reservation", "R1", BOOKING))["outcome"] == "applied"
 
 
+@pytest.mark.parametrize("amount", ["many", [], {}, True])
+async def test_a_charge_that_is_no_amount_is_refused(house: House, amount: Any) -> None:
+    """Also on a folio that has a balance, which it cannot be reckoned to."""
+    desk = Desk(house)
+    await desk.one("Billing", "F-1", {"amount": 5})
+    refused = await desk.one("Billing", "F-1", {"amount": amount})
+    assert (refused["outcome"], paths(refused)) == ("rejected", ["payload.amount"])
+
+
+async def test_nobody_is_asked_to_decide_what_cannot_be(house: House) -> None:
+    """An item that fits no event is refused, though others changed the same and a person would be asked."""
+    first, second = Desk(house), Desk(house, "desk-2")
+    await first.push(first.item("Reservation", "R1", BOOKING), first.item("CheckIn", "R1", ARRIVAL))
+    refused = await second.one("CheckIn", "R2", ARRIVAL | {"payment_status": "soon", "actual_checkin_time": "noon"})
+    assert refused["outcome"] == "rejected"
+    assert sorted(paths(refused)) == ["payload.actual_checkin_time", "payload.payment_status"]
+
+
 async def test_every_answer_is_counted(house: House) -> None:
     """Also of what could not be read."""
     desk, counted = Desk(house), house.hub.metrics.sync_items
