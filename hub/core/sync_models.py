@@ -208,7 +208,11 @@ def event_of(
         raise invalid_event([FieldError("entity_id", f"nothing is known of {entity}; there is nothing to delete")])
     data = _completed(kind, named, entity_id, fields, states, touched)
     if errors := registry.validate_data(kind, kind.newest, data):
-        raise invalid_event([FieldError(one.path.replace("data", "payload", 1), one.message) for one in errors])
+        found = [FieldError(one.path.replace("data", "payload", 1), one.message) for one in errors]
+        if operation == "UPDATE" and not states:
+            # Or the fields that it leaves out are named, and not why they are asked for.
+            found.insert(0, FieldError("entity_id", f"nothing is known of {entity}; make it first, or send it whole"))
+        raise invalid_event(found)
     return Planned(type, named, data)
 
 

@@ -95,6 +95,19 @@ def test_what_happened_to_a_guest_is_undone_once_it_has() -> None:
         plan("CheckIn", "DELETE", {})
 
 
+def test_a_change_of_what_is_not_known_says_so() -> None:
+    """Beside the fields that are missing for want of it; a creation that lacks fields misses those alone."""
+    told = said("Reservation", "UPDATE", "7", {"adults": 2}, None)
+    with pytest.raises(Problem) as refused:
+        event_of("Reservation", "UPDATE", None, "reservation:7", told, {})
+    first, *others = refused.value.errors
+    assert (first.path, "nothing is known of reservation:7" in first.message) == ("entity_id", True)
+    assert "payload.room_type" in [error.path for error in others]
+    with pytest.raises(Problem) as refused:
+        event_of("Reservation", "CREATE", None, "reservation:7", told, {})
+    assert {error.path.partition(".")[0] for error in refused.value.errors} == {"payload"}
+
+
 def test_a_named_action_goes_before_the_derived_one() -> None:
     """Where an operation may mean several actions, the item says which; one that the type has not is refused."""
     assert plan("Billing", "CREATE", {"amount": 5}, "refunded").action == "refunded"
