@@ -52,13 +52,13 @@ class Relay:
 class DeskToken:
     """Where the desk's token comes from, as long as somebody is signed in: sealed, or by the command that prints one.
 
-    Where there is no command, a token is used until it expires or the hub does not take it. Who asks while another one
-    is being given one gets the same: probe, sync and WebSocket begin at once.
+    Where there is no command, a token is used until the hub does not take it: by this computer's clock, which may be
+    wrong, it is not given up. Who asks while another one is being given one gets the same: probe, sync and WebSocket
+    begin at once.
     """
 
     def __init__(self, *, now: Callable[[], datetime]) -> None:
         self._silent = SilentSignIn(token_by, now=now)
-        self._now = now
         self._session: Session | None = None
         self._given: str | None = None
         self._times = 0
@@ -85,11 +85,11 @@ class DeskToken:
             return token
 
     async def _sealed(self) -> str:
-        """The sealed token, where it is still good and was not refused."""
+        """The sealed token, where it was not refused."""
         assert self._session is not None
         cached = await asyncio.to_thread(cached_token, self._session.secrets)
         # Who asks again was refused with the last one.
-        if cached is None or cached.token == self._given or cached.state(self._now()) == "expired":
+        if cached is None or cached.token == self._given:
             raise NoCredential
         return cached.token
 

@@ -51,7 +51,7 @@ class NoCredential(ConsumerError):
     """The desk was never given what a token is had for."""
 
     def __init__(self) -> None:
-        super().__init__("the desk has no credential to fetch a token with: sign in at the hub once")
+        super().__init__("no token that the hub takes, and nothing to fetch one with: give the desk a new token")
 
 
 @dataclass(frozen=True, slots=True)
