@@ -135,7 +135,8 @@ def test_secrets_that_were_tampered_with_can_be_started_over() -> None:
     house = PinDesk()
     secrets = house.staffed().sign_in(CLERK, CLERK_PIN).secrets
     secrets.put(TOKEN, b"t")
-    house.disk.values["secrets"] = house.disk.values["secrets"][:-1] + b"x"
+    sealed = house.disk.values["secrets"]
+    house.disk.values["secrets"] = sealed[:-1] + bytes([sealed[-1] ^ 1])
     with pytest.raises(SealBroken):
         secrets.get(TOKEN)
     with pytest.raises(SealBroken):
