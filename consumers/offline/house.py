@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any, Final, Literal
@@ -48,11 +48,13 @@ def wanted(booking: Data, kind: Kind, day: date) -> bool:
 class Figures:
     """A day's figures, put together reservation by reservation.
 
-    The revenue is that of the bills settled at departures of the day: of each the room and its additional charges.
+    The revenue is that of the bills settled at departures of the day: of each the room and its additional charges. Of a
+    day that is `over`, in house are the guests of its end, and occupied their rooms: the statuses tell of now.
     """
 
     day: date
     calendar: HouseDay
+    over: bool = False
     arrivals: int = 0
     departures: int = 0
     no_shows: int = 0
@@ -61,11 +63,12 @@ class Figures:
     occupied: int = 0
     rooms_revenue: Decimal = Decimal(0)
     charges_revenue: Decimal = Decimal(0)
+    _slept_in: set[str] = field(default_factory=set)
 
     def add_reservation(self, booking: Data, stay: Data | None) -> None:
         """One more. What was undone does not count."""
         status = booking["status"]
-        self.in_house += status == "checked_in"
+        self.in_house += self._slept_here(booking, stay) if self.over else status == "checked_in"
         self.no_shows += status == "no_show" and booking["checkin_date"] == self.day.isoformat()
         if stay is None or status not in ("checked_in", "checked_out"):
             return
@@ -76,17 +79,31 @@ class Figures:
             self.charges_revenue += amount_of(stay, "additional_charges")
 
     def add_room(self, room: Data) -> None:
-        """One more."""
+        """One more, after all reservations."""
         self.rooms += 1
-        self.occupied += room["status"] == "occupied"
+        self.occupied += room["room_number"] in self._slept_in if self.over else room["status"] == "occupied"
 
     @property
     def revenue(self) -> Decimal:
         """Of rooms and charges."""
         return self.rooms_revenue + self.charges_revenue
 
+    def _slept_here(self, booking: Data, stay: Data | None) -> bool:
+        """Whether the guest was in house at the day's end."""
+        if stay is None or booking["status"] not in ("checked_in", "checked_out"):
+            return False
+        came = self._day(stay.get("actual_checkin_time")) or date.fromisoformat(booking["checkin_date"])
+        left = self._day(stay.get("actual_checkout_time")) if booking["status"] == "checked_out" else None
+        here = came <= self.day and (left is None or left > self.day)
+        if here:
+            self._slept_in.add(str(booking.get("room_number") or stay.get("room_number")))
+        return here
+
+    def _day(self, instant: Any) -> date | None:
+        return self.calendar.day_of(datetime.fromisoformat(instant)) if isinstance(instant, str) else None
+
     def _today(self, instant: Any) -> bool:
-        return isinstance(instant, str) and self.calendar.day_of(datetime.fromisoformat(instant)) == self.day
+        return self._day(instant) == self.day
 
 
 def report(

@@ -102,9 +102,9 @@ class HouseRecords:
         guests = await self.guests_in(place)
         return await self.known(guests[0]) if guests else None
 
-    async def figures(self, day: date, calendar: HouseDay) -> Figures:
-        """A business day's figures."""
-        figures = Figures(day, calendar)
+    async def figures(self, day: date, calendar: HouseDay, *, today: date) -> Figures:
+        """A business day's figures, as of now or, where the day is over, as of its end."""
+        figures = Figures(day, calendar, over=day < today)
         async with aclosing(self.bookings()) as records:
             async for record in records:
                 over = record.data["status"] in ("checked_in", "checked_out")

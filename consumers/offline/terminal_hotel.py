@@ -382,8 +382,14 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _report(terminal: Terminal, given: Arguments) -> None:
     terminal.allow("daily_report")
-    on = date.fromisoformat(given.date) if given.date else today_of(terminal)
-    figures = await terminal.house.figures(on, terminal.setup.calendar)
+    today = today_of(terminal)
+    on = date.fromisoformat(given.date) if given.date else today
+    if on > today:
+        raise NotPossible(
+            f"{on} の日報はまだ作成できません（本日の営業日は {today} です）",
+            f"{on} has not begun: the business day is {today}",
+        )
+    figures = await terminal.house.figures(on, terminal.setup.calendar, today=today)
     held = await terminal.house.data("daily_report", f"daily_report:{on.isoformat()}")
     corrections = {
         "total_revenue": None if given.revenue is None else on_the_wire(given.revenue),

@@ -68,6 +68,27 @@ def test_the_days_figures_leave_out_what_was_undone_or_is_of_another_day() -> No
     assert (figures.rooms, figures.occupied, figures.revenue) == (2, 1, Decimal("0.3"))
 
 
+def test_the_figures_of_a_day_that_is_over_are_as_of_its_end() -> None:
+    """Who has come since then was not in house, and who has left since then was."""
+    figures = Figures(DAY, TOKYO, over=True)
+    before, that, since = (f"2026-07-{day}T15:00:00+09:00" for day in (14, 15, 16))
+    for number, status, times in (
+        ("301", "checked_in", stay(since)),
+        ("302", "checked_in", stay(that)),
+        ("303", "checked_out", stay(before, since)),
+        ("304", "checked_out", stay(before, that)),
+        ("305", "checked_in", stay()),
+        ("306", "confirmed", None),
+    ):
+        figures.add_reservation(reservation(f"R{number}", status=status, room_number=number), times)
+    for number in ("301", "302", "303", "304", "305", "306"):
+        figures.add_room({"room_number": number, "status": "occupied" if number == "301" else "vacant_clean"})
+
+    # Of the guest in 305 no time is known: the booking's day counts.
+    assert (figures.in_house, figures.rooms, figures.occupied) == (3, 6, 3)
+    assert (figures.arrivals, figures.departures) == (1, 1)
+
+
 def test_a_report_is_submitted_once_and_corrected_after_that(rig: DeskRig, local: LocalDatabase) -> None:
     """What the person knows better goes before what the desk adds up."""
     figures = Figures(DAY, TOKYO, departures=2, rooms_revenue=Decimal(30000))
@@ -116,7 +137,7 @@ async def test_who_checked_in_without_their_reservation_saying_so_is_in_house(lo
     assert await records.guests_in("301") == ["R1"]
     known = await records.known("R1")
     assert (known.status, known.booking["room_number"]) == ("checked_in", "301")
-    figures = await records.figures(DAY, TOKYO)
+    figures = await records.figures(DAY, TOKYO, today=DAY)
     assert (figures.in_house, figures.arrivals) == (1, 1)
     local.apply_changes([event(reservation(status="confirmed"), 3)], "c3")
     assert (await records.guests_in("301"), (await records.known("R1")).status) == ([], "confirmed")

@@ -216,6 +216,7 @@ async def test_what_cannot_be_is_told_and_nothing_is_kept(seat: Seat) -> None:
         (("book", *BOOK[3:], "--room", ""), 1, "room_number"),
         (("points", "C1", "10"), 1, "there is no member C1"),
         (("new-member", "--name", "x"), 1, "New members: Not available while offline"),
+        (("report", "--date", "2026-07-16", "--submit"), 1, "the business day is 2026-07-15"),
         (("resend", "abcd"), 1, "0 failed items begin so"),
         (("verify",), 1, "the hub is not reached"),
         (("sync",), 1, ""),
