@@ -122,7 +122,8 @@ def amend(known: Known, news: Mapping[str, Any]) -> Deed:
     """Another date, amount, guest … of a reservation.
 
     Raises:
-        NotPossible: it is over, or there is nothing to change, or the guest sleeps in another room already.
+        NotPossible: it is over, or there is nothing to change, or the guest sleeps in another room already, or has paid
+            for the room, which a departure charges once.
     """
     said = {name: value for name, value in news.items() if value is not None and known.booking.get(name) != value}
     if not said:
@@ -133,6 +134,12 @@ def amend(known: Known, news: Mapping[str, Any]) -> Deed:
         raise NotPossible(
             f"{known.id} は滞在中です。部屋と到着日は変更できません（チェックイン取消後に変更してください）",
             f"{known.id} is in house: room and arrival stay as they are; undo the check-in first",
+        )
+    if known.paid and "total_amount" in said:
+        raise NotPossible(
+            f"{known.id} は精算済みです。宿泊料の追加は charge {known.id} 金額 --category room で計上してください",
+            f"{known.id} was settled: put what the stay costs more on the bill, by "
+            f"`charge {known.id} AMOUNT --category room`",
         )
     told = Text(f"予約 {known.id} を変更しました", f"changed {known.id}: {', '.join(sorted(said))}")
     return Deed("change", (LocalChange("Reservation", "UPDATE", known.id, said),), told)

@@ -181,6 +181,15 @@ def test_a_departure_after_one_that_was_undone_charges_the_room_no_second_time()
     assert [one.model for one in depart(in_house(stay=PAID), None).changes] == ["CheckOut", "Reservation", "RoomStatus"]
 
 
+def test_a_stay_that_was_paid_for_costs_more_by_a_charge() -> None:
+    """A higher amount of the reservation would be asked of nobody: the room is charged once."""
+    known = in_house(stay=PAID)
+    with pytest.raises(NotPossible, match="charge R1 AMOUNT --category room"):
+        front_desk.amend(known, {"checkout_date": "2026-07-18", "total_amount": 33600})
+    assert front_desk.amend(known, {"checkout_date": "2026-07-18"}).changes
+    assert front_desk.amend(in_house(), {"total_amount": 33600}).changes
+
+
 def test_the_receipt_says_what_was_paid() -> None:
     """In Japanese and English; while the hub does not know of it, it is marked."""
     bill = depart(in_house(owed=1200, currency="JPY", guest_name="山田太郎")).bill
