@@ -254,6 +254,35 @@ async def test_the_hub_describes_itself(house: House) -> None:
     assert (refused.status_code, refused.json()["status"], refused.headers["Allow"]) == (405, 405, "GET")
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/events?entity=R1", "entity"),
+        ("/events?entity=reservation:%00", "entity"),
+        ("/stream?entity=%00", "entity"),
+        ("/snapshot?entity=room%00", "entity"),
+        ("/snapshot?type=rooms", "type"),
+        ("/snapshot?type=%00", "type"),
+        ("/sync/snapshot?entity=%00", "entity"),
+        ("/deliveries?system=%00", "system"),
+        ("/replays/export?entity=R1", "entity"),
+    ],
+)
+async def test_a_filter_that_can_match_nothing_is_named(house: House, path: str, name: str) -> None:
+    """It never comes to the store: some know no NUL, and would seem to be away."""
+    response = await house.http.get(path, headers=house.headers(scopes=("subscribe:*", "ops", "sync")))
+    assert (response.status_code, [one["path"] for one in response.json()["errors"]]) == (422, [name])
+
+
+async def test_entities_may_have_commas_in_their_ids(house: House) -> None:
+    """One is found by its whole name; several are still several."""
+    await house.publish(house.reservation("R1,2"), house.reservation("R1"), house.reservation("R3"))
+    for asked, there in (("reservation:R1,2", ["R1,2"]), ("reservation:R1,2, reservation:R3", ["R1,2", "R3"])):
+        events = await get(house, entity=asked)
+        found = [one["event"]["data"]["reservation_id"] for one in events.json()["events"]]
+        assert found == there
+
+
 async def test_a_stream_of_all_tenants_takes_in_new_ones(house: House) -> None:
     """A `*` token's stream and long poll get the events of a hotel whose first event comes later."""
     await house.publish(house.reservation())

@@ -37,11 +37,14 @@ from hub.telemetry import Metrics
 from schemas import strict_json
 from schemas.errors import FieldError, Problem, invalid_request
 from schemas.frames import MAX_BODY_BYTES, Pattern
-from schemas.types import TENANT_FORM
+from schemas.registry import EVENT_TYPES
+from schemas.types import ENTITY_FORM, FORMS, TENANT_FORM
 
 BODY_TIMEOUT_S: Final = 30.0
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")
 _TENANT: Final = re.compile(TENANT_FORM.removesuffix("$"))
+_ENTITY: Final = re.compile(ENTITY_FORM.removesuffix("$"))
+_NEXT_ENTITY: Final = re.compile(r",(?=\s*[a-z_]{1,32}:)")
 _pattern: TypeAdapter[str] = TypeAdapter(Pattern)
 
 
@@ -200,6 +203,32 @@ def problem_response(problem: Problem) -> Response:
 def listed(values: Sequence[str]) -> list[str]:
     """A list parameter, given several times or with commas."""
     return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def entities_of(values: Sequence[str]) -> list[str]:
+    """A list parameter of entities. An id may have commas in it.
+
+    Raises:
+        Problem: one of them is none.
+    """
+    wanted = [part.strip() for value in values for part in _NEXT_ENTITY.split(value)]
+    for entity in wanted:
+        if not _ENTITY.fullmatch(entity):
+            raise invalid_request("entity", f"{entity[:200]!r} {FORMS[ENTITY_FORM]}")
+    return wanted
+
+
+def types_of(values: Sequence[str]) -> list[str]:
+    """A list parameter of types of events.
+
+    Raises:
+        Problem: one of them is none.
+    """
+    wanted = listed(values)
+    for name in wanted:
+        if name not in EVENT_TYPES:
+            raise invalid_request("type", f"{name[:64]!r} is not an event type; one of: {', '.join(EVENT_TYPES)}")
+    return wanted
 
 
 def patterns_of(values: Sequence[str]) -> list[str]:

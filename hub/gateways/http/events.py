@@ -11,7 +11,7 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from hub.gateways.http.context import Asking, Hub, Services, body, instant, json, listed, patterns_of
+from hub.gateways.http.context import Asking, Hub, Services, body, entities_of, instant, json, listed, patterns_of
 from hub.security.tokens import Claims
 from hub.services import reader
 from schemas import strict_json
@@ -131,7 +131,7 @@ async def _filter(
     to: Annotated[str | None, Query(description="recorded_at before this instant")] = None,
 ) -> Filter:
     wanted = patterns_of(patterns)
-    return Filter(after, wanted, listed(tenant), listed(entity), instant("from", from_), instant("to", to))
+    return Filter(after, wanted, listed(tenant), entities_of(entity), instant("from", from_), instant("to", to))
 
 
 def _number(name: str, text: str | None, default: float, low: float, high: float) -> float:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import ValidationError
 
-from hub.gateways.http.context import Asking, Hub, Services, body, json, listed
+from hub.gateways.http.context import Asking, Hub, Services, body, entities_of, json, listed
 from hub.security.tokens import Claims
 from hub.services.replay_export import Export
 from schemas import registry, strict_json
@@ -78,7 +78,7 @@ async def export(
     given = {
         "tenants": listed(tenant),
         "patterns": listed(patterns),
-        "entities": listed(entity),
+        "entities": entities_of(entity),
         # In a query string an unescaped + is a space.
         "from": None if from_ is None else from_.replace(" ", "+"),
         "to": None if to is None else to.replace(" ", "+"),

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from hub.gateways.http.context import Asking, Hub, json, listed, whole
+from hub.gateways.http.context import Asking, Hub, entities_of, json, listed, types_of, whole
 from hub.services.snapshots import Scope
 from schemas.errors import invalid_request
 from schemas.frames import MAX_PAGE
@@ -40,9 +40,9 @@ async def snapshot(
     revision: Annotated[str | None, Query(description="Of one entity: its state right after this revision")] = None,
 ) -> Response:
     """The state of each entity, folded from its events by type, as of one cursor however many pages it takes."""
-    entities = listed(entity)
+    entities = entities_of(entity)
     _, tenants = await hub.reader.interest(claims, tenants=listed(tenant), entities=entities)
-    scope = Scope.of(claims, types=listed(type), entities=entities)
+    scope = Scope.of(claims, types=types_of(type), entities=entities)
     if revision is None:
         page = await hub.snapshots.page(scope, tenants, whole("limit", limit, DEFAULT_LIMIT, MAX_PAGE), after)
         return json(page.body())

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from hub.gateways.http.context import Asking, Hub, json, json_object, listed, whole
+from hub.gateways.http.context import Asking, Hub, entities_of, json, json_object, listed, whole
 from hub.services.sync_digest import MAX_BUCKETS
 from hub.services.sync_pull import MAX_CHANGES
 from hub.services.sync_reading import MAX_ENTITIES
@@ -66,7 +66,7 @@ async def snapshot(
             whole("limit", limit, DEFAULT_LIMIT, MAX_RECORDS),
             _device(device_id),
             types=listed(type),
-            entities=entity,
+            entities=entities_of(entity),
         )
     )
 
