@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import uuid
 from collections.abc import Callable
@@ -36,6 +37,16 @@ async def test_a_body_that_is_cut_off_is_no_failure_of_the_hub(house: House, cap
     writer.close()
     await writer.wait_closed()
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_compressed_event_is_refused_for_what_it_is(house: House) -> None:
+    """Only pushes of devices may be compressed; the answer names the header, and not the text that cannot be read."""
+    content, headers = gzip.compress(orjson.dumps(house.reservation("R1"))), house.headers()
+    response = await house.http.post("/events", content=content, headers=headers | {"Content-Encoding": "gzip"})
+    assert (response.status_code, response.json()["errors"][0]["path"]) == (422, "Content-Encoding")
+    headers["Content-Encoding"] = "identity"
+    response = await house.http.post("/events", content=gzip.decompress(content), headers=headers)
+    assert response.status_code == 201
 
 
 async def test_a_duplicate_gets_the_first_receipt(house: House) -> None:

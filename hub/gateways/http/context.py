@@ -157,12 +157,15 @@ async def json_object(request: Request, *, may_be_empty: bool = False) -> dict[s
     return said
 
 
-async def body(request: Request) -> bytes:
+async def body(request: Request, *, may_be_folded: bool = False) -> bytes:
     """The whole body, at most 1 MiB.
 
     Raises:
-        Problem: `too_large`; `invalid_request`: it did not come in time, or was cut off.
+        Problem: `too_large`; `invalid_request`: it did not come in time, was cut off, or is compressed and may not be.
     """
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity") and not may_be_folded:
+        raise invalid_request("Content-Encoding", f"{encoding[:40]!r} is not read here; send the body as it is")
     announced = request.headers.get("Content-Length", "0")
     if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
         raise Problem("too_large", f"the body is {announced} bytes, the limit is {MAX_BODY_BYTES}")

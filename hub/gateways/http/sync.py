@@ -38,7 +38,7 @@ async def push(request: Request, hub: Hub, claims: Asking) -> Response:
     durable; after no answer, send the same batch again.
     """
     claims.require("sync")
-    raw = await body(request)
+    raw = await body(request, may_be_folded=True)
     content = unfolded(raw, request.headers.get("Content-Encoding", ""))
     parsed = strict_json.parse(content)
     response = await hub.syncer.push(claims, parsed)
