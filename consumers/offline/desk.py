@@ -268,6 +268,12 @@ class Desk:
             await self.line.check()
         return await self.engine.sync()
 
+    @property
+    def late(self) -> str | None:
+        """Why others' changes come some seconds late, with the probes alone; None: they come at once, as far as is
+        known."""
+        return self._live.denied
+
     def signed_in(self) -> None:
         """There is a good token again (`credential`, or its source, has it): go on with it."""
         self._refused_at = -math.inf

@@ -63,6 +63,8 @@ class LiveFeed:
         self._on_news = on_news
         self._on_sync_requested = on_sync_requested
         self._on_refused = on_refused
+        self.denied: str | None = None
+        """Why the hub tells of no events here, as it last said; None: it does, as far as is known."""
         self._renewed = asyncio.Event()
         self._return_after: float | None = None
 
@@ -136,6 +138,7 @@ class LiveFeed:
                         case EventFrame():
                             self._on_news(one.cursor)
                         case Subscribed() | Gap():
+                            self.denied = None
                             # What came before it is known by a pull alone.
                             self._on_news(None)
                         case Notice(code="sync_requested"):
@@ -147,6 +150,7 @@ class LiveFeed:
                         case Error(id=str()):
                             # Notices still come here; changes are found by probes.
                             log.warning("no_live_events", code=one.code, message=one.message)
+                            self.denied = one.message
         finally:
             tasks = [pulse] if renewal is None else [pulse, renewal]
             for task in tasks:

@@ -61,6 +61,11 @@ async def _status(terminal: Terminal, given: Arguments) -> None:
     )
     if (skew := views.skew_text(counters.clock_skew_ms)) is not None:
         console.say(skew, "yellow")
+    if desk.late is not None:
+        console.say(
+            Text(f"他の端末の変更は数秒遅れて届きます（{desk.late}）", f"others' changes come late: {desk.late}"),
+            "yellow",
+        )
     for alert in await desk.local.call(lambda database: database.alerts(standing=True)):
         console.say(f"! {alert.message}", "yellow")
     if not status.online:

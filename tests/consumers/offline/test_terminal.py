@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from desk_rig import reservation
+from fake_hub import Session
 from hand_clock import until
 from pin_desk import BOSS, BOSS_PIN, CLERK, CLERK_PIN, jwt
 from sync_hub_server import SyncHubServer
@@ -512,6 +513,25 @@ async def test_the_banner_comes_while_the_prompt_waits(tmp_path: Path, hub: Sync
         terminal.type("sync", "quit")
         await terminal.shows("オンライン復旧・同期開始")
     assert models(hub) == ["CheckIn", "Reservation", "RoomStatus"]
+
+
+async def test_a_token_that_hears_of_no_events_is_told(
+    tmp_path: Path, hub: SyncHubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All works with it, and slower; nobody would look for the reason at the token."""
+
+    async def denied(session: Session, frame: dict[str, Any]) -> None:
+        said = {"code": "forbidden", "message": "the token lacks the scope subscribe:*", "retryable": False}
+        await session.send(op="error", id=frame["id"], **said)
+
+    monkeypatch.setattr(hub, "_on_subscribe", denied)
+    async with Seat(tmp_path / "desk", hub.url).at_prompt() as running:
+        await running.shows("全データ同期完了")
+        terminal = running.program.terminal
+        assert terminal is not None
+        await until(lambda: terminal.desk.late is not None)
+        running.type("status", "quit")
+        await running.shows("others' changes come late: the token lacks the scope subscribe:*")
 
 
 async def test_that_all_is_synced_is_told_when_the_recovery_has_ended(tmp_path: Path, hub: SyncHubServer) -> None:
