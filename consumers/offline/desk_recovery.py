@@ -38,6 +38,7 @@ AGAIN_S: Final = 300.0
 """After how long a recovery that failed is tried again (R107)."""
 
 _LOCAL: Final = "the local database failed"
+_OFFLINE_WORK: Final = "work was done offline"
 
 
 class LocalFileThread(Local, Protocol):
@@ -223,7 +224,7 @@ class DeskRecovery:
         with suppress(ConsumerError):
             left = await self.manager.unfinished()
             waiting = (await self._desk.local.call(lambda database: database.counts())).waiting
-            self._due = left.cause if left is not None else "work was done offline" if waiting else None
+            self._due = left.cause if left is not None else _OFFLINE_WORK if waiting else None
 
     async def _follow(self) -> None:
         before: Status | None = None
@@ -243,6 +244,9 @@ class DeskRecovery:
             if self._outage is not None:
                 self._outage.cancel()
                 self._outage = None
+            if self._due is None and before is not None and before.counts.waiting:
+                # The desk was started with the line down and nothing to send.
+                self._due = _OFFLINE_WORK
             if self._due is not None:
                 self._wake(self._due)
                 self._due = None

@@ -191,6 +191,16 @@ async def test_a_start_without_a_reason_is_no_recovery(parts: Parts) -> None:
         assert parts.calls == []
 
 
+async def test_what_was_done_after_a_start_with_the_line_down_is_recovered(parts: Parts) -> None:
+    """Nothing waited at the start; what was done since then comes back as after any outage."""
+    async with cared(parts) as desk:
+        parts.work("201")
+        parts.status.update(counts=Counts(queued=1))
+        parts.set_online(True)
+        await desk.until_told("recovering", "recovered", "monitoring")
+        assert parts.database.counts().waiting == 0
+
+
 @pytest.mark.parametrize("online_first", [False, True])
 async def test_what_was_done_before_the_start_is_recovered(parts: Parts, online_first: bool) -> None:
     """The computer was turned off in an outage: the queue is a reason, as soon as the line holds."""
