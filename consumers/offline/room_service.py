@@ -50,7 +50,8 @@ class OrderLine(NamedTuple):
             line = cls(name.strip(), int(quantity), Decimal(price))
         except (ValueError, InvalidOperation):
             line = cls("", 0, Decimal(0))
-        if not line.name or line.quantity < 1 or not fits_money(line.unit_price) or line.unit_price < 0:
+        priced = fits_money(line.unit_price) and line.unit_price >= 0
+        if not line.name or line.quantity < 1 or not priced or not fits_money(line.quantity * line.unit_price):
             raise NotPossible(
                 f"{text}: 「品名:数量:単価」で入力してください（例 コーヒー:2:800）",
                 f"{text}: write an item as name:quantity:price, like coffee:2:800",

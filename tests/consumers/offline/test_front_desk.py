@@ -303,7 +303,18 @@ def test_an_order_is_an_estimate_until_it_is_on_the_bill() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["coffee", "coffee:2", "coffee:x:1", "coffee:0:1", ":1:1", "a:1:-1", "a:1:NaN", "a:1:0.00001"]
+    "text",
+    [
+        "coffee",
+        "coffee:2",
+        "coffee:x:1",
+        "coffee:0:1",
+        ":1:1",
+        "a:1:-1",
+        "a:1:NaN",
+        "a:1:0.00001",
+        "a:99999999999999999:1",
+    ],
 )
 def test_an_order_is_written_as_it_is_said(text: str) -> None:
     """Name, quantity, price."""
