@@ -11,6 +11,8 @@ from schemas.types import HOTEL_PMS, Currency, EntityId, Instant, Label, Money, 
 PaymentStatus = Literal["pending", "completed", "failed"]
 Action = Literal["checked_in", "checked_out", "no_show"]
 
+IN_HOUSE: Final = "checked_in"
+"""The status of reservations whose guests are in the house."""
 OVER: Final = frozenset({"checked_out", "cancelled", "no_show"})
 """The statuses of reservations whose guests are not in the house any more, or never came."""
 
@@ -20,7 +22,7 @@ def may_be_in_house(stay: Mapping[str, Any], booking: Mapping[str, Any]) -> bool
     not say when."""
     if booking.get("status") in OVER:
         return False
-    return booking.get("status") == "checked_in" or (bool(stay) and stay.get("actual_checkout_time") is None)
+    return booking.get("status") == IN_HOUSE or (bool(stay) and stay.get("actual_checkout_time") is None)
 
 
 class CheckInOutData(Tracked):

@@ -4,11 +4,9 @@ person's to look at."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from schemas.stay import OVER, may_be_in_house
-
-_IN_HOUSE: Final = "checked_in"
+from schemas.stay import IN_HOUSE, OVER, may_be_in_house
 
 
 class Stay(NamedTuple):
@@ -42,7 +40,7 @@ class Occupancy:
         """A stay that may be open, as far as its states tell, at the beginning."""
         if isinstance(room := stay.get("room_number"), str) and may_be_in_house(stay, booking):
             self._enter(Stay(reservation, room, sequence, ""))
-            if booking.get("status") == _IN_HOUSE:
+            if booking.get("status") == IN_HOUSE:
                 self._in_house.add(reservation)
 
     def replace(self, reservation: str, others: Occupancy) -> None:
@@ -63,10 +61,10 @@ class Occupancy:
                 self._leave(entity)
         elif type == "reservation" and (stay := self._by_reservation.get(entity)) is not None:
             status = data.get("status")
-            if status in OVER or (entity in self._in_house and status not in (None, _IN_HOUSE)):
+            if status in OVER or (entity in self._in_house and status not in (None, IN_HOUSE)):
                 self._leave(entity)
                 return
-            if status == _IN_HOUSE:
+            if status == IN_HOUSE:
                 self._in_house.add(entity)
             if not isinstance(room, str) or room == stay.room:
                 return

@@ -17,6 +17,7 @@ from hub.services.announcer import Announcer
 from hub.services.sync_records import Known, SyncRecords
 from hub.store.sync_conflicts import Conflict
 from schemas.errors import Problem
+from schemas.stay import IN_HOUSE
 
 ATTEMPTS: Final = 10
 """How often a reservation may have moved on meanwhile."""
@@ -26,14 +27,14 @@ log = structlog.get_logger("hub.conflicts")
 
 
 class DecidedRooms:
-    """Carries a decision on where a guest sleeps over to what else tells of it."""
+    """Carries a decision on a guest who was checked in over to what else tells of it."""
 
     def __init__(self, records: SyncRecords, announcer: Announcer) -> None:
         self._records = records
         self._announcer = announcer
 
     async def settle(self, conflict: Conflict) -> None:
-        """Have the reservation say the room of its stay. Done again it changes nothing.
+        """Have the reservation say that the guest is in, and in which room. Done again it changes nothing.
 
         Raises:
             Problem: `outcome_unknown`: the decision stands, and this is to be done again.
@@ -47,7 +48,9 @@ class DecidedRooms:
                 room = stay.get(ROOM)
                 if booking is None or not isinstance(room, str) or not may_be_in_house(stay, booking):
                     return
-                if booking.get(ROOM) == room or await self._moved(conflict, known, room):
+                housed = {"status": IN_HOUSE, ROOM: room}
+                news = {name: value for name, value in housed.items() if booking.get(name) != value}
+                if not news or await self._said(conflict, known, news):
                     await self._told(conflict, room)
                     return
                 self._records.forget(tenant_id, entity)
@@ -57,10 +60,10 @@ class DecidedRooms:
             raise Problem("outcome_unknown", f"the room is not settled yet: {problem.detail}") from problem
         raise Problem("outcome_unknown", f"{entity} keeps changing; resolve it again in the same way")
 
-    async def _moved(self, conflict: Conflict, known: Known, room: str) -> bool:
-        """Publish the reservation with that room; False where it has moved on meanwhile."""
+    async def _said(self, conflict: Conflict, known: Known, news: dict[str, str]) -> bool:
+        """Publish the reservation with these fields; False where it has moved on meanwhile."""
         try:
-            said = event_of("Reservation", "UPDATE", None, conflict.entity, {ROOM: room}, known.said)
+            said = event_of("Reservation", "UPDATE", None, conflict.entity, news, known.said)
             event = {
                 "event_id": str(uuid_utils.uuid7()),
                 "type": said.type,
@@ -82,12 +85,13 @@ class DecidedRooms:
     async def _told(self, conflict: Conflict, room: str) -> None:
         """Ask people to look at a room that the guest was said to have and has not: it may be called occupied."""
         said = [one[name] for one in conflict.fields if one["field"] == ROOM for name in ("current", "incoming")]
+        said.append(conflict.incoming.get(ROOM))
         for other in {one for one in said if isinstance(one, str)} - {room}:
             await self._announcer.announce(
                 conflict.tenant_id,
                 "notice",
                 "sync-room",
-                f"{conflict.entity} has room {room}, not {other}: see what state {other} is in, and set it",
+                f"{conflict.entity} has room {room}, not {other}: see what states the two rooms are in, and set them",
                 event_id=str(uuid5(_NOTICES, f"{conflict.conflict_id} {other}")),
                 detail={
                     "conflict_id": conflict.conflict_id,

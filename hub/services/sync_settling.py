@@ -6,8 +6,8 @@ again. So what the log holds is the decision, and an item that comes again finds
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Final
 
@@ -92,39 +92,28 @@ class SyncSettling:
     async def _settled(
         self, tenant_id: str, intent: Intent, claims: Claims, lane: Lane, now_ms: int, seen: int | None
     ) -> Settled:
-        async with AsyncExitStack() as stack:
-            if (room := await self._enters(tenant_id, intent, lane)) is not None:
-                await stack.enter_async_context(self._rooms.turn(tenant_id, room))
-                if (reason := await self._taken(tenant_id, intent, room, seen)) is not None:
-                    known = await self._known(tenant_id, lane)
-                    decision = Decision("conflict", intent.said, frozenset(intent.said), "manual", reason=reason)
-                    return sync_outcomes.in_conflict(tenant_id, intent, known, decision, now_ms)
-            for _ in range(MAX_TRIES):
-                done = await self._try(tenant_id, intent, claims, lane, now_ms)
-                if done is not None:
-                    return done
-                self._records.forget(tenant_id, intent.entity)
-                lane.known = None
+        # Who checks a guest in brings them there, whatever others said; where else one does turns out on the way.
+        room = _room(intent.said) if intent.item.model == "CheckIn" else None
+        for _ in range(MAX_TRIES):
+            async with self._turn(tenant_id, room):
+                done = await self._try(tenant_id, intent, claims, lane, now_ms, seen, room)
+            if isinstance(done, Settled):
+                return done
+            if done is not None:
+                room = done
+                continue
+            self._records.forget(tenant_id, intent.entity)
+            lane.known = None
         message = f"{intent.entity} is being changed by many at once; send it again"
         return sync_outcomes.later(intent, [FieldError("entity_id", message)])
+
+    def _turn(self, tenant_id: str, room: str | None) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if room is None else self._rooms.turn(tenant_id, room)
 
     async def _known(self, tenant_id: str, lane: Lane) -> Known:
         if lane.known is None:
             lane.known = (await self._records.load(tenant_id, [lane.entity]))[lane.entity]
         return lane.known
-
-    async def _enters(self, tenant_id: str, intent: Intent, lane: Lane) -> str | None:
-        """The room that an item brings a guest into: one who checks in, or moves while in house."""
-        room, item = intent.said.get(ROOM), intent.item
-        if not isinstance(room, str) or item.operation == "DELETE" or item.model not in ("CheckIn", "Reservation"):
-            return None
-        if item.model == "CheckIn":
-            return room
-        known = await self._known(tenant_id, lane)
-        stay, booking = known.data(STAY) or {}, known.data("reservation") or {}
-        moves = room != stay.get(ROOM, booking.get(ROOM))
-        moves = moves and may_be_in_house(stay, {**booking, **intent.said})
-        return room if moves else None
 
     async def _taken(self, tenant_id: str, intent: Intent, room: str, seen: int | None) -> str | None:
         """Why a person is to look at a check-in: somebody whom the desk did not know of is in the room."""
@@ -166,11 +155,26 @@ class SyncSettling:
         item = intent.item
         return sync_models.action_of(item.model, item.operation, item.action, intent.said, known.said)[1]
 
-    async def _try(self, tenant_id: str, intent: Intent, claims: Claims, lane: Lane, now_ms: int) -> Settled | None:
-        """One attempt; None when the entity has moved on meanwhile."""
+    async def _try(
+        self,
+        tenant_id: str,
+        intent: Intent,
+        claims: Claims,
+        lane: Lane,
+        now_ms: int,
+        seen: int | None,
+        turn: str | None,
+    ) -> Settled | str | None:
+        """One attempt, while this room's turn is held; the room whose turn it takes, if that is another one; None when
+        the entity has moved on meanwhile."""
         known = await self._known(tenant_id, lane)
         try:
             decision = await self._decide(intent, known, lambda: self._writes.registers(tenant_id, lane, known))
+            if decision.outcome != "conflict" and (room := _entered(intent, decision, known)) is not None:
+                if room != turn:
+                    return room
+                if (reason := await self._taken(tenant_id, intent, room, seen)) is not None:
+                    decision = Decision("conflict", intent.said, frozenset(intent.said), "manual", reason=reason)
             if decision.outcome == "conflict":
                 return sync_outcomes.in_conflict(tenant_id, intent, known, decision, now_ms)
             try:
@@ -284,6 +288,22 @@ class SyncSettling:
         data = entry.event["data"]
         same = planned.action == entry.action and all(data.get(name) == said for name, said in planned.data.items())
         return (before, decision) if same and decision.outcome != "conflict" else None
+
+
+def _room(said: Mapping[str, Any]) -> str | None:
+    return room if isinstance(room := said.get(ROOM), str) else None
+
+
+def _entered(intent: Intent, decision: Decision, known: Known) -> str | None:
+    """The room that an item brings a guest into, as it was decided: one who checks in, or moves while in house."""
+    room, item = _room(decision.fields), intent.item
+    if item.operation == "DELETE" or item.model not in ("CheckIn", "Reservation"):
+        return None
+    if item.model == "CheckIn":
+        return room
+    stay, booking = known.data(STAY) or {}, known.data("reservation") or {}
+    moves = room != stay.get(ROOM, booking.get(ROOM)) and may_be_in_house(stay, {**booking, **decision.fields})
+    return room if moves else None
 
 
 def _apart_only(decision: Decision, problem: Problem) -> str | None:

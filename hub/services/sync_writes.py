@@ -68,9 +68,9 @@ def _write(entry: Entry, item: Stored | None) -> Write:
     if item is None or item.device_id != name or item.policy == "manual" or item.type != entry.type:
         touched = None
         if item is not None and item.policy == "manual" and name == HUB:
-            # The rest of it is what the desk had said, and knows.
-            said = item.payload
-            touched = frozenset(one for one, value in event["data"].items() if said.get(one) != value) - TRACKING
+            # Who decides stands in for the item's system, on everything it said; what both say, the desk knows.
+            system, said, stands = item.system, item.payload, event["data"]
+            touched = frozenset(one for one in {*said, *stands} if said.get(one) != stands.get(one)) - TRACKING
         return Write(
             name,
             system,

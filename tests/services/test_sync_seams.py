@@ -321,6 +321,34 @@ async def test_guests_who_share_a_room_by_decision_are_not_asked_about_twice(sea
     assert [one.outcome for one in await seams.push(booking)] == ["resolved"]
 
 
+@pytest.mark.parametrize(
+    ("choice", "data", "room", "status"),
+    [("edited", {"room_number": "302"}, "302", "checked_in"), ("current", None, None, "confirmed")],
+)
+async def test_a_guest_who_is_given_another_room_than_somebody_elses_is_asked_about_once(
+    seams: Seams, choice: str, data: dict[str, Any] | None, room: str | None, status: str
+) -> None:
+    """Everybody is told by the reservation that the guest is in, and where, before the desk has heard of it; or that
+    they are not. What the desk did on top follows."""
+    await seams.publish("reservation", "created", BOOKED)
+    await seams.publish("reservation", "created", BOOKED | {"reservation_id": "R2"})
+    await seams.publish("checkin_checkout", "checked_in", ARRIVED | {"reservation_id": "R2"})
+    stay = seams.item("CheckIn", ARRIVED, "CREATE", {"hotel-pms": 1})
+    booking = seams.item("Reservation", {"room_number": "301", "status": "checked_in"}, base={"hotel-pms": 1, DESK: 1})
+    conflict, _ = await seams.push(stay, booking)
+    assert conflict.conflict_id is not None
+    await seams.resolve(conflict.conflict_id, choice, **({} if data is None else {"data": data}))
+    decided = await seams.state("reservation")
+    assert (decided["status"], decided.get("room_number")) == (status, room)
+    assert [one.outcome for one in await seams.push(booking)] == ["resolved"]
+    after = await seams.state("reservation")
+    assert (after["status"], after.get("room_number")) == (status, room)
+    assert {state for _, state in await seams.conflict_states()} == {"resolved"}
+    told = [entry.event["data"] for entry in await seams.events() if entry.type == "system"]
+    others = {"301"} if room else set()
+    assert {one["detail"]["other"] for one in told if one["topic"] == "sync-room"} == others
+
+
 # -- two at once ----------------------------------------------------------------------------------------------------
 
 
@@ -372,11 +400,18 @@ async def test_who_comes_second_leaves_what_the_first_wrote_down(seams: Seams) -
     assert (row.outcome, row.policy, row.touched) == ("resolved", "merge", frozenset({"special_requests"}))
 
 
-async def test_two_hubs_give_one_room_away_once(seams: Seams) -> None:
-    """Two desks come back at the same instant, each to another hub: the second guest is a person's to look at."""
-    ours = seams.hub_of()
+@pytest.mark.parametrize("moves", [False, True], ids=["arrival", "move"])
+async def test_two_hubs_give_one_room_away_once(seams: Seams, moves: bool) -> None:
+    """Two desks come back at the same instant, each to another hub: the second guest is a person's to look at, who
+    arrives, or is moved by the reservation."""
+    ours, theirs = seams.hub_of(), seams.hub_of()
     other = seams.item("CheckIn", ARRIVED | {"reservation_id": "R2"}, "CREATE", of="R2")
+    if moves:
+        await seams.publish("reservation", "created", BOOKED | {"reservation_id": "R2"})
+        await seams.publish("checkin_checkout", "checked_in", ARRIVED | {"reservation_id": "R2", "room_number": "305"})
+        other = seams.item("Reservation", {"room_number": "301"}, of="R2", base={"hotel-pms": 2})
     look, looked, goes_on = ours._settling._rooms.of, asyncio.Event(), asyncio.Event()
+    turn, asks = theirs._settling._rooms.turn, asyncio.Event()
 
     async def slow(*args: Any) -> Any:
         found = await look(*args)
@@ -384,11 +419,18 @@ async def test_two_hubs_give_one_room_away_once(seams: Seams) -> None:
         await goes_on.wait()
         return found
 
-    with patch.object(ours._settling._rooms, "of", slow):
+    def asking(*args: Any) -> Any:
+        asks.set()
+        return turn(*args)
+
+    with patch.object(ours._settling._rooms, "of", slow), patch.object(theirs._settling._rooms, "turn", asking):
         first = asyncio.create_task(seams.push(seams.item("CheckIn", ARRIVED, "CREATE"), hub=ours))
         await looked.wait()
-        second = asyncio.create_task(seams.push(other, hub=seams.hub_of(), device="desk-2"))
+        second = asyncio.create_task(seams.push(other, hub=theirs, device="desk-2"))
+        asked = asyncio.create_task(asks.wait())
+        await asyncio.wait([second, asked], return_when=asyncio.FIRST_COMPLETED)
         await turns(200)
+        assert asked.done()
         assert not second.done()
         goes_on.set()
         outcomes = [one.outcome for one in [*await first, *await second]]
