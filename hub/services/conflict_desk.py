@@ -96,9 +96,10 @@ class _Case(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """An event, and the revision of its entity that it was made on."""
+    """An event, who is sent it, and the revision of its entity that it was made on."""
 
     event: Planned
+    targets: list[str]
     revision: int
 
 
@@ -127,7 +128,7 @@ class ConflictDesk:
         self._metrics = metrics
         self._wake = wake
         self._wall = wall
-        self._rooms = DecidedRooms(records, announcer)
+        self._rooms = DecidedRooms(records, announcer, systems)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -335,7 +336,9 @@ class ConflictDesk:
         planned = await self._repeated(conflict, known) if repeats else _said(case, known)
         if not case.claims.has("ops"):
             _require_authority(case.claims, planned, known)
-        return _Plan(planned, known.revision)
+        kind = EVENT_TYPES[planned.type]
+        targets = known.audience(kind, self._systems.targets(kind, planned.action), conflict.system)
+        return _Plan(planned, targets, known.revision)
 
     async def _repeated(self, conflict: Conflict, known: Known) -> Planned:
         """An event that says what is so already: the last one of its type again, for its action has a meaning, too."""
@@ -417,6 +420,7 @@ def _event(case: _Case, plan: _Plan) -> dict[str, Any]:
         "action": planned.action,
         "entity": conflict.entity,
         "data": planned.data,
+        "targets": plan.targets,
         "expected_revision": plan.revision,
         "device_id": conflict.device_id,
         "causation_id": conflict.conflict_id,

@@ -14,9 +14,11 @@ from hub.core.occupancy import may_be_in_house
 from hub.core.sync_models import event_of
 from hub.log.topology import RedisError
 from hub.services.announcer import Announcer
+from hub.services.publisher import Systems
 from hub.services.sync_records import Known, SyncRecords
 from hub.store.sync_conflicts import Conflict
 from schemas.errors import Problem
+from schemas.registry import EVENT_TYPES
 from schemas.stay import IN_HOUSE
 
 ATTEMPTS: Final = 10
@@ -29,9 +31,10 @@ log = structlog.get_logger("hub.conflicts")
 class DecidedRooms:
     """Carries a decision on a guest who was checked in over to what else tells of it."""
 
-    def __init__(self, records: SyncRecords, announcer: Announcer) -> None:
+    def __init__(self, records: SyncRecords, announcer: Announcer, systems: Systems) -> None:
         self._records = records
         self._announcer = announcer
+        self._systems = systems
 
     async def settle(self, conflict: Conflict) -> None:
         """Have the reservation say that the guest is in, and in which room. Done again it changes nothing.
@@ -64,11 +67,14 @@ class DecidedRooms:
         """Publish the reservation with these fields; False where it has moved on meanwhile."""
         try:
             said = event_of("Reservation", "UPDATE", None, conflict.entity, news, known.said)
+            kind = EVENT_TYPES[said.type]
+            by_default = self._systems.targets(kind, said.action)
             event = {
                 "event_id": str(uuid_utils.uuid7()),
                 "type": said.type,
                 "action": said.action,
                 "data": said.data,
+                "targets": known.audience(kind, by_default, conflict.system),
                 "expected_revision": known.revision,
                 "causation_id": conflict.conflict_id,
             }

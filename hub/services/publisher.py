@@ -69,7 +69,7 @@ class Publisher:
     ) -> None:
         self._log = history.log
         self._history = history
-        self._systems = systems
+        self.systems: Final = systems
         self._metrics = metrics
         self._currency = currency
         self._clock = clock
@@ -211,7 +211,7 @@ class Publisher:
         key = (kind.name, draft.action)
         whole = self._targets.get(key)
         if whole is None:
-            whole = self._targets[key] = self._systems.targets(kind, draft.action)
+            whole = self._targets[key] = self.systems.targets(kind, draft.action)
         if draft.targets is None:
             return whole
         for index, target in enumerate(draft.targets):

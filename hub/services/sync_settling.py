@@ -168,6 +168,9 @@ class SyncSettling:
         """One attempt, while this room's turn is held; the room whose turn it takes, if that is another one; None when
         the entity has moved on meanwhile."""
         known = await self._known(tenant_id, lane)
+        if not known.may_be_seen_by(claims.system):
+            message = f"{intent.entity} is there, and nothing of it is for {claims.system}; make another one"
+            return sync_outcomes.refused(intent, [FieldError("entity_id", message)])
         try:
             decision = await self._decide(intent, known, lambda: self._writes.registers(tenant_id, lane, known))
             if decision.outcome != "conflict" and (room := _entered(intent, decision, known)) is not None:
@@ -184,7 +187,8 @@ class SyncSettling:
                     raise
                 decision = replace(decision, outcome="conflict", fields=intent.said, policy="manual", reason=reason)
                 return sync_outcomes.in_conflict(tenant_id, intent, known, decision, now_ms)
-            event = self._event(tenant_id, intent, planned, known)
+            targets = self._targets(planned, known, claims.system)
+            event = self._event(tenant_id, intent, planned, known.revision, targets)
             parsed = strict_json.parse(orjson.dumps(event))
             receipt = await self._publisher.submit(parsed, parsed.tree, claims)
         except Problem as problem:
@@ -199,7 +203,7 @@ class SyncSettling:
         if receipt["duplicate"]:
             entry = await self._history.find(tenant_id, intent.uuid)
             return await self._there_already(tenant_id, intent, entry, receipt["cursor"], receipt["revision"], now_ms)
-        after = _after(known, intent, planned, claims.system, receipt["revision"])
+        after = _after(known, intent, planned, claims.system, targets, receipt["revision"])
         self._records.remember(tenant_id, intent.entity, after)
         return sync_outcomes.applied(tenant_id, intent, known, after, decision, receipt, now_ms)
 
@@ -220,8 +224,14 @@ class SyncSettling:
             touched=decision.touched,
         )
 
+    def _targets(self, planned: sync_models.Planned, known: Known, maker: str) -> list[str]:
+        kind = EVENT_TYPES[planned.type]
+        return known.audience(kind, self._publisher.systems.targets(kind, planned.action), maker)
+
     @staticmethod
-    def _event(tenant_id: str, intent: Intent, planned: sync_models.Planned, known: Known) -> dict[str, Any]:
+    def _event(
+        tenant_id: str, intent: Intent, planned: sync_models.Planned, revision: int, targets: list[str]
+    ) -> dict[str, Any]:
         event: dict[str, Any] = {
             "event_id": intent.uuid,
             "tenant_id": tenant_id,
@@ -230,7 +240,8 @@ class SyncSettling:
             "occurred_at": instant(intent.pushed.created_ms),
             "device_id": intent.pushed.device_id,
             "created_offline": True,
-            "expected_revision": known.revision,
+            "targets": targets,
+            "expected_revision": revision,
             "data": planned.data,
         }
         for name in ("temp_id", "correlation_id", "causation_id"):
@@ -317,7 +328,9 @@ def _apart_only(decision: Decision, problem: Problem) -> str | None:
     return f"with what others changed meanwhile, {rules[0].message}"
 
 
-def _after(known: Known, intent: Intent, planned: sync_models.Planned, system: str, revision: int) -> Known:
+def _after(
+    known: Known, intent: Intent, planned: sync_models.Planned, system: str, targets: list[str], revision: int
+) -> Known:
     kind: EventType = EVENT_TYPES[planned.type]
     folding = Folding(planned.type, known.states.get(planned.type))
     folding.add(
@@ -325,7 +338,7 @@ def _after(known: Known, intent: Intent, planned: sync_models.Planned, system: s
             "schema_version": kind.newest,
             "revision": revision,
             "action": planned.action,
-            "targets": [],
+            "targets": targets,
             "created_offline": True,
             "device_id": intent.pushed.device_id,
             "data": {**planned.data, "updated_by_system": system},

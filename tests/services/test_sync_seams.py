@@ -104,13 +104,18 @@ class Seams(ConflictHouse):
         } | more
 
     async def push(
-        self, *items: dict[str, Any], hub: Syncer | None = None, device: str = DESK, **more: Any
+        self,
+        *items: dict[str, Any],
+        hub: Syncer | None = None,
+        device: str = DESK,
+        system: str = "hotel-pms",
+        **more: Any,
     ) -> list[ItemResult]:
         """Send a batch."""
         crc = batch_crc32([one["checksum"] for one in items])
         body = {"device_id": device, "batch_crc32": crc, "items": list(items)} | more
         parsed = strict_json.parse(orjson.dumps(body))
-        token = claims([TENANT], "hotel-pms", ("sync",))
+        token = claims([TENANT], system, ("sync",))
         return (await (hub or self.hub).push(token, parsed)).results
 
     async def by(self, uuid: str) -> list[Entry]:
@@ -347,6 +352,60 @@ async def test_a_guest_who_is_given_another_room_than_somebody_elses_is_asked_ab
     told = [entry.event["data"] for entry in await seams.events() if entry.type == "system"]
     others = {"301"} if room else set()
     assert {one["detail"]["other"] for one in told if one["topic"] == "sync-room"} == others
+
+
+# -- what is not for everybody --------------------------------------------------------------------------------------
+
+
+async def test_what_was_kept_from_a_system_is_not_told_by_a_push(seams: Seams) -> None:
+    """An event that says a state again goes to nobody whom that state was kept from; its maker and who publishes it are
+    told as ever."""
+    await seams.publish("reservation", "created", BOOKED, targets=["hotel-saas"])
+    (peeked,) = await seams.push(
+        seams.item("Reservation", {"adults": 2}, base={"hotel-pms": 1}), system="hotel-member", device="member-1"
+    )
+    assert (peeked.outcome, [one.path for one in peeked.errors or ()]) == ("rejected", ["entity_id"])
+    first = seams.item("Reservation", {"adults": 2}, base={"hotel-pms": 1})
+    second = seams.item("Reservation", {"children": 1}, base={"hotel-pms": 1, DESK: 1})
+    stay = seams.item("CheckIn", ARRIVED, "CREATE", base={"hotel-pms": 1, DESK: 2})
+    results = await seams.push(first, second, stay, system="hotel-pms")
+    assert {one.outcome for one in results} == {"applied"}
+    for item in (first, second, stay):
+        assert (await seams.by(item["uuid"]))[0].targets == ("hotel-pms", "hotel-saas")
+    # As another hub reads it, before and after it is in the states.
+    third = seams.item("Reservation", {"adults": 3}, base={"hotel-pms": 1, DESK: 3})
+    await seams.push(third, hub=seams.hub_of())
+    await seams.project()
+    fourth = seams.item("Reservation", {"adults": 4}, base={"hotel-pms": 1, DESK: 4})
+    await seams.push(fourth, hub=seams.hub_of())
+    for item in (third, fourth):
+        assert (await seams.by(item["uuid"]))[0].targets == ("hotel-pms", "hotel-saas")
+
+
+async def test_who_sends_nothing_to_itself_is_told_what_others_add(seams: Seams) -> None:
+    """The front desk's system leaves itself out of what it publishes: what room service adds it is sent all the same."""
+    charge = {"folio_id": "F1", "amount": 100, "currency": "JPY"}
+    await seams.publish("billing", "charged", charge, targets=["hotel-saas"])
+    item = seams.item("Billing", {"charge_id": "c2", "amount": 5}, "CREATE", {"hotel-pms": 1}, of="F1")
+    (done,) = await seams.push(item, system="hotel-saas", device="saas-1")
+    assert done.outcome == "applied"
+    assert (await seams.by(item["uuid"]))[0].targets == ("hotel-pms", "hotel-saas")
+
+
+@pytest.mark.parametrize("choice", ["current", "incoming", "edited"])
+async def test_a_decision_tells_nobody_what_was_kept_from_them(seams: Seams, choice: str) -> None:
+    """Neither the event of a person's decision nor the reservation that follows it goes to more systems."""
+    narrow = {"targets": ["hotel-pms", "hotel-saas"]}
+    await seams.publish("reservation", "created", BOOKED, **narrow)
+    await seams.publish("checkin_checkout", "checked_in", ARRIVED, **narrow)
+    (conflict,) = await seams.push(seams.item("CheckIn", ARRIVED | {"room_number": "302"}, "CREATE", {"hotel-pms": 1}))
+    assert conflict.conflict_id is not None
+    await seams.resolve(
+        conflict.conflict_id, choice, **({"data": {"room_number": "303"}} if choice == "edited" else {})
+    )
+    told = [entry.targets for entry in await seams.events() if entry.type != "system"]
+    assert len(told) == 4
+    assert set(told) == {("hotel-pms", "hotel-saas")}
 
 
 # -- two at once ----------------------------------------------------------------------------------------------------
