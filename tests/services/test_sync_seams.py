@@ -383,7 +383,7 @@ async def test_what_was_kept_from_a_system_is_not_told_by_a_push(seams: Seams) -
 
 
 async def test_who_sends_nothing_to_itself_is_told_what_others_add(seams: Seams) -> None:
-    """The front desk's system leaves itself out of what it publishes: what room service adds it is sent all the same."""
+    """The front desk's system leaves itself out of what it publishes: what room service adds it is still sent."""
     charge = {"folio_id": "F1", "amount": 100, "currency": "JPY"}
     await seams.publish("billing", "charged", charge, targets=["hotel-saas"])
     item = seams.item("Billing", {"charge_id": "c2", "amount": 5}, "CREATE", {"hotel-pms": 1}, of="F1")
