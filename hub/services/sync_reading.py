@@ -145,12 +145,20 @@ class SyncReading:
         """Keep how a device's comparison ended; the tenant.
 
         Raises:
-            Problem: `forbidden`, `invalid_request`, `invalid_cursor`; `store_unavailable`: it was not kept.
+            Problem: `forbidden`, `invalid_request`, `invalid_cursor`; `store_unavailable`, `log_unavailable`: it was
+                not kept.
         """
         tenant_id, _ = await self._asking(claims, report.tenant_id, report.device_id, "tenant_id")
         Cursor.decode(report.cursor, tenant_id)
         if report.equal and report.differing:
             raise invalid_request("equal", "is true, and `differing` names states; say false where any differed")
+        if report.equal:
+            # What was true at an earlier cursor can no longer be told.
+            now = await self._digests.digest(claims.system, tenant_id)
+            if now.cursor == report.cursor and now.root != report.root:
+                raise invalid_request(
+                    "root", f"is not the hub's at this cursor, {now.root}; compare again, or say false"
+                )
         try:
             await self._devices.compared(tenant_id, claims.system, report)
         except StoreUnavailable as error:

@@ -85,6 +85,10 @@ async def test_a_device_begins_follows_and_compares(house: House) -> None:
         201,
         {"tenant_id": "default", "device_id": "desk-1", "equal": True},
     )
+    response = await house.http.post(
+        "/sync/digest", content=orjson.dumps(report | {"root": "0" * 64}), headers=desk(house)
+    )
+    assert (response.status_code, response.json()["errors"][0]["path"]) == (422, "root")
     known = (await house.http.get("/devices/desk-1", headers=house.headers(scopes=("ops",)))).json()
     assert known["compared_equal"] is True
 
@@ -157,7 +161,7 @@ async def test_a_report_is_said_to_be_kept_only_when_it_is(house: House, monkeyp
         raise StoreUnavailable("away")
 
     monkeypatch.setattr("hub.services.devices.DeviceDesk.compared", away)
-    report = {"device_id": "desk-1", "cursor": cursor, "root": "0" * 64, "count": 0, "equal": True}
+    report = {"device_id": "desk-1", "cursor": cursor, "root": "0" * 64, "count": 0, "equal": False}
     response = await house.http.post("/sync/digest", content=orjson.dumps(report), headers=desk(house))
     assert (response.status_code, response.json()["code"]) == (503, "store_unavailable")
     assert response.json()["retryable"] is True
