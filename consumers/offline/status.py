@@ -100,7 +100,7 @@ class Status:
     icon: Icon
     banner: Text | None
     footer: Text
-    detail: str | None
+    detail: Text | None
     done: int
     total: int | None
     counts: Counts
@@ -110,10 +110,6 @@ def status_of(facts: Facts) -> Status:
     """The state, and how it looks. Pure."""
     state = _state(facts)
     look = LOOKS[state]
-    detail = {"local_error": facts.local_error, "failed": facts.problem}.get(state)
-    if state == "failed" and facts.counts.failed:
-        behind = f"（{WAITING_MARK} {facts.counts.waiting}件）" if facts.counts.waiting else ""
-        detail = f"{facts.counts.failed}件の同期に失敗しました{behind}" if detail is None else detail
     syncing = state in ("recovering", "syncing")
     return Status(
         state,
@@ -122,7 +118,7 @@ def status_of(facts: Facts) -> Status:
         look.icon,
         look.banner,
         _footer(state, facts),
-        detail,
+        _detail(state, facts),
         facts.done if syncing else 0,
         facts.total if syncing else None,
         facts.counts,
@@ -143,6 +139,21 @@ def _state(facts: Facts) -> State:
         (facts.synced, "all_synced"),
     )
     return next((state for holds, state in held if holds), "online")
+
+
+def _detail(state: State, facts: Facts) -> Text | None:
+    counts = facts.counts
+    if (told := {"local_error": facts.local_error, "failed": facts.problem}.get(state)) is not None:
+        return Text(told, told)
+    if state != "failed":
+        return None
+    behind = (
+        Text(f"（{WAITING_MARK} {counts.waiting}件）", f" ({counts.waiting} waiting)")
+        if counts.waiting
+        else Text("", "")
+    )
+    failed = counts.failed
+    return Text(f"{failed}件の同期に失敗しました{behind.ja}", f"{failed} operations could not be synced{behind.en}")
 
 
 def _footer(state: State, facts: Facts) -> Text:

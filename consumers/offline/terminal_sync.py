@@ -42,7 +42,7 @@ async def _status(terminal: Terminal, given: Arguments) -> None:
             "state": status.state,
             "online": status.online,
             "banner": None if status.banner is None else status.banner.ja,
-            "detail": status.detail,
+            "detail": None if status.detail is None else status.detail.ja,
             "waiting": counts.waiting,
             "failed": counts.failed,
             "conflict": counts.conflict,

@@ -117,8 +117,8 @@ def banner(console: Console, status: Status) -> None:
     if status.banner is not None:
         text = Text(f"{ICONS[status.icon]} {status.banner.ja}", status.banner.en)
         console.both(text, STYLES[status.color])
-    if status.detail:
-        console.say(f"  {status.detail}", STYLES[status.color])
+    if status.detail is not None:
+        console.say(f"  {console.text(status.detail)}", STYLES[status.color])
 
 
 def footer(console: Console, status: Status, device: str, operator: str | None) -> None:

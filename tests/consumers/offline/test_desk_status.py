@@ -46,7 +46,15 @@ def test_each_state_has_its_texts(facts: Facts, state: str, banner: str | None, 
     assert (status.state, status.footer.ja) == (state, footer)
     assert (None if status.banner is None else status.banner.ja) == banner
     assert status.footer.en
-    assert status.detail == ("why" if "why" in (facts.problem, facts.local_error) else status.detail)
+    why = "why" in (facts.problem, facts.local_error)
+    assert (status.detail is not None) == (why or facts.counts.failed > 0)
+    assert not why or status.detail == ("why", "why")
+
+
+def test_what_could_not_be_synced_is_told_in_both_languages() -> None:
+    """How many operations, and how many wait behind them."""
+    detail = status_of(Facts(online=True, counts=Counts(failed=2, queued=3))).detail
+    assert detail == ("2件の同期に失敗しました（同期待ち 3件）", "2 operations could not be synced (3 waiting)")
 
 
 @pytest.mark.parametrize(
