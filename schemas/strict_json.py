@@ -21,6 +21,9 @@ _ODD_STRING = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
 _DIGITS = re.compile(r"[eE].*|\D")
 
 
+_LOSES: Final = f"a number of more than {MAX_DIGITS} digits loses precision; send fewer, or a string where one is taken"
+
+
 class Refused:
     """Stands in a parsed tree where a value was refused."""
 
@@ -32,7 +35,7 @@ class Refused:
 
 def _number(text: str) -> float | Refused:
     if len(text) > MAX_DIGITS and len(_DIGITS.sub("", text).lstrip("0")) > MAX_DIGITS:
-        return Refused(f"a number of more than {MAX_DIGITS} digits loses precision; send fewer digits or a string")
+        return Refused(_LOSES)
     value = float(text)
     if value == 0 and _DIGITS.sub("", text).strip("0"):
         return Refused("the number is too small for a double")
@@ -41,7 +44,7 @@ def _number(text: str) -> float | Refused:
 
 def _integer(text: str) -> int | Refused:
     if len(text.lstrip("-")) > MAX_DIGITS:
-        return Refused(f"a number of more than {MAX_DIGITS} digits loses precision; send fewer digits or a string")
+        return Refused(_LOSES)
     return int(text)
 
 
