@@ -62,13 +62,39 @@ class StatePage(BaseModel):
     cursor: str | None = None
 
 
+class _Connections:
+    """A pool of connections. It is closed when nothing is under way on it: what is just being connected while the pool
+    is closed would stay open."""
+
+    def __init__(self) -> None:
+        # A backstop: the caller's clock bounds every request more tightly.
+        self._client = httpx.AsyncClient(timeout=httpx.Timeout(2.0 * MAX_WAIT_S, connect=10.0))
+        self._under_way = 0
+        self._retired = False
+
+    async def request(self, method: str, url: str, **kwargs: Any) -> httpx.Response:
+        self._under_way += 1
+        try:
+            return await self._client.request(method, url, **kwargs)
+        finally:
+            self._under_way -= 1
+            if self._retired:
+                await self.retire()
+
+    async def retire(self) -> None:
+        """Close, now or behind the last request."""
+        self._retired = True
+        if not self._under_way:
+            await self._client.aclose()
+
+
 class HubHttp:
     """The HTTP API of the hub whose WebSocket is at `url`. Answers "token expired" with a fresh token, once."""
 
     def __init__(self, url: str, credential: Credential) -> None:
         self._base = api_root(url)
         self._credential = credential
-        self._client: httpx.AsyncClient | None = None
+        self._connections: _Connections | None = None
 
     async def publish(self, event: bytes) -> Receipt:
         """Publish one event, as JSON. When cancelled, the outcome is unknown.
@@ -110,10 +136,10 @@ class HubHttp:
         return read_answer(StatePage, await self._request("GET", "snapshot", params=query))
 
     async def close(self) -> None:
-        """Close idle connections. A later request opens new ones."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        """Close the connections, those of requests under way behind them. A later request opens new ones."""
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            await connections.retire()
 
     async def _request(self, method: str, path: str, **kwargs: Any) -> bytes:
         response = await self._send(method, path, await self._credential.current(), **kwargs)
@@ -133,11 +159,10 @@ class HubHttp:
         return await self._exchange(method, self._base + path, headers={**own, **headers}, **kwargs)
 
     async def _exchange(self, method: str, url: str, **kwargs: Any) -> httpx.Response:
-        if self._client is None:
-            # A backstop: the caller's clock bounds every request more tightly.
-            self._client = httpx.AsyncClient(timeout=httpx.Timeout(2.0 * MAX_WAIT_S, connect=10.0))
+        if self._connections is None:
+            self._connections = _Connections()
         try:
-            return await self._client.request(method, url, **kwargs)
+            return await self._connections.request(method, url, **kwargs)
         except httpx.RequestError as error:
             raise Disconnected(f"no answer: {type(error).__name__}", sent=not isinstance(error, _NOT_SENT)) from error
 
