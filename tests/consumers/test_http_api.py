@@ -44,9 +44,7 @@ async def hub() -> AsyncIterator[AnsweringHub]:
 
 
 @pytest.mark.parametrize("turns", range(12))
-async def test_a_connection_that_is_being_made_while_its_pool_is_closed_is_closed_too(
-    hub: AnsweringHub, turns: int
-) -> None:
+async def test_a_connection_being_made_while_its_pool_is_closed_is_closed_too(hub: AnsweringHub, turns: int) -> None:
     """Wherever the request is by then: it is answered, and leaves nothing open."""
     http = HubHttp(hub.url, Credential("good"))
     request = asyncio.create_task(http.events({}))
