@@ -204,7 +204,7 @@ async def test_a_line_that_falls_silent_is_noticed_within_three_seconds(hub: Syn
     assert one.clock.now - began < 3.0
     # Where another sync was under way, this one had not begun.
     assert (await syncing).state in ("interrupted", "offline")
-    assert not one.desk.hub._asking
+    await until(lambda: not one.desk.hub._asking)
 
 
 async def test_a_socket_goes_with_the_line(hub: SyncHubServer, one: AtDesk) -> None:
