@@ -86,6 +86,3 @@ class Occupancy:
             del room[reservation]
             if not room:
                 del self._by_room[stay.room]
-
-
-__all__ = ["Occupancy", "Stay", "may_be_in_house"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from schemas import billing, registry
@@ -92,7 +92,7 @@ def said(
     if version < kind.newest:
         if errors := registry.validate_data(kind, version, data):
             # What is not whole cannot be brought to a newer version.
-            raise invalid_event([FieldError(one.path.replace("data", "payload", 1), one.message) for one in errors])
+            raise invalid_event(of_payload(errors))
         data = registry.upcast(kind, version, data)
     if undoes(model, operation):
         return {name: entity_id, "status": _UNDONE[model]}
@@ -106,12 +106,16 @@ def misfits(type: str, said: Mapping[str, Any]) -> list[FieldError]:
     be known; rules between fields are for the whole event."""
     kind = EVENT_TYPES[type]
     found = []
-    for error in registry.validate_data(kind, kind.newest, said):
-        _, _, path = error.path.partition(".")
-        name = path.partition(".")[0]
+    for error in of_payload(registry.validate_data(kind, kind.newest, said)):
+        name = error.path.partition(".")[2].partition(".")[0]
         if said.get(name) is not None and name not in TRACKING:
-            found.append(FieldError(f"payload.{path}", error.message))
+            found.append(error)
     return found
+
+
+def of_payload(errors: Iterable[FieldError]) -> list[FieldError]:
+    """What is wrong with an event's data, as it is told of an item."""
+    return [FieldError(one.path.replace("data", "payload", 1), one.message) for one in errors]
 
 
 def undoes(model: str, operation: str) -> bool:
@@ -208,7 +212,7 @@ def event_of(
         raise invalid_event([FieldError("entity_id", f"nothing is known of {entity}; there is nothing to delete")])
     data = _completed(kind, named, entity_id, fields, states, touched)
     if errors := registry.validate_data(kind, kind.newest, data):
-        found = [FieldError(one.path.replace("data", "payload", 1), one.message) for one in errors]
+        found = of_payload(errors)
         if operation == "UPDATE" and not states:
             # Or the fields that it leaves out are named, and not why they are asked for.
             found.insert(0, FieldError("entity_id", f"nothing is known of {entity}; make it first, or send it whole"))

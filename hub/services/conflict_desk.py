@@ -336,9 +336,7 @@ class ConflictDesk:
         planned = await self._repeated(conflict, known) if repeats else _said(case, known)
         if not case.claims.has("ops"):
             _require_authority(case.claims, planned, known)
-        kind = EVENT_TYPES[planned.type]
-        targets = known.audience(kind, self._systems.targets(kind, planned.action), conflict.system)
-        return _Plan(planned, targets, known.revision)
+        return _Plan(planned, known.audience(self._systems, planned, conflict.system), known.revision)
 
     async def _repeated(self, conflict: Conflict, known: Known) -> Planned:
         """An event that says what is so already: the last one of its type again, for its action has a meaning, too."""

@@ -10,7 +10,6 @@ import structlog
 import uuid_utils
 
 from hub.core.conflicts import ROOM, STAY
-from hub.core.occupancy import may_be_in_house
 from hub.core.sync_models import event_of
 from hub.log.topology import RedisError
 from hub.services.announcer import Announcer
@@ -18,8 +17,7 @@ from hub.services.publisher import Systems
 from hub.services.sync_records import Known, SyncRecords
 from hub.store.sync_conflicts import Conflict
 from schemas.errors import Problem
-from schemas.registry import EVENT_TYPES
-from schemas.stay import IN_HOUSE
+from schemas.stay import IN_HOUSE, may_be_in_house
 
 ATTEMPTS: Final = 10
 """How often a reservation may have moved on meanwhile."""
@@ -67,14 +65,12 @@ class DecidedRooms:
         """Publish the reservation with these fields; False where it has moved on meanwhile."""
         try:
             said = event_of("Reservation", "UPDATE", None, conflict.entity, news, known.said)
-            kind = EVENT_TYPES[said.type]
-            by_default = self._systems.targets(kind, said.action)
             event = {
                 "event_id": str(uuid_utils.uuid7()),
                 "type": said.type,
                 "action": said.action,
                 "data": said.data,
-                "targets": known.audience(kind, by_default, conflict.system),
+                "targets": known.audience(self._systems, said, conflict.system),
                 "expected_revision": known.revision,
                 "causation_id": conflict.conflict_id,
             }

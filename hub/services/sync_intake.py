@@ -21,6 +21,9 @@ from schemas.strict_json import Parsed
 from schemas.sync import TYPES, ItemError, ItemResult, PushRequest, SyncItem, batch_crc32, entity_of
 from schemas.types import read_instant
 
+Place = tuple[int, int]
+"""An item's in what its device did: the device's number, and where it stands in the batch."""
+
 AHEAD_MS: Final = 1000
 """A moment that lies further in the future than this tells that a device's clock is ahead."""
 
@@ -168,15 +171,14 @@ def number_of(raw: Any) -> int | None:
     return number if type(number) is int and 0 < number <= 2**53 else None
 
 
-def order_of(items: Sequence[Any]) -> list[int]:
+def order_of(items: Sequence[Any]) -> list[Place]:
     """Each item's place in what its device did: by its number, however they stand in the batch. One without a number
     follows what stands before it."""
-    numbers: list[int] = []
-    for item in items:
-        numbers.append(number_of(item) or (numbers[-1] if numbers else 0))
-    places = [0] * len(items)
-    for place, index in enumerate(sorted(range(len(items)), key=numbers.__getitem__)):
-        places[index] = place
+    places: list[Place] = []
+    number = 0
+    for index, item in enumerate(items):
+        number = number_of(item) or number
+        places.append((number, index))
     return places
 
 

@@ -7,18 +7,19 @@ where the projection is behind, what the log has beyond it is folded on top.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hub.core.entry import Entry
 from hub.core.projection import Folding, State
 from hub.core.sight import sight
+from hub.core.sync_models import Planned
 from hub.core.versions import Vector, total
 from hub.services.history import History
+from hub.services.publisher import Systems
 from hub.store.entities import NOTHING, Reached, restored
 from schemas.cursor import ZERO, StreamId
-from schemas.envelope import EventType
 from schemas.registry import EVENT_TYPES
 
 REMEMBERED: Final = 20_000
@@ -56,13 +57,15 @@ class Known:
             for type, one in self.states.items()
         )
 
-    def audience(self, kind: EventType, by_default: Iterable[str], maker: str) -> list[str]:
+    def audience(self, systems: Systems, planned: Planned, maker: str) -> list[str]:
         """Who is sent an event that tells these states again: its maker, and of the others those that nothing of them
         was kept from; where that is nobody, the source of authority."""
+        kind = EVENT_TYPES[planned.type]
         kept_from: set[str] = set()
         for type, one in self.states.items():
             others = set(EVENT_TYPES[type].targets) - one.seen_by_all - one.writers.keys()
             kept_from |= others - {one.data.get("updated_by_system")}
+        by_default = systems.targets(kind, planned.action)
         told = [system for system in by_default if system == maker or system not in kept_from]
         return told or [kind.authority]
 

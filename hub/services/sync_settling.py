@@ -17,7 +17,6 @@ from hub.core import conflicts, sync_models
 from hub.core.conflicts import ROOM, STAY, Decision, Registers, Write
 from hub.core.delivery import instant
 from hub.core.entry import Entry
-from hub.core.occupancy import may_be_in_house
 from hub.core.projection import Folding
 from hub.core.versions import Vector, actor, includes
 from hub.security.tokens import Claims
@@ -36,6 +35,7 @@ from schemas.cursor import ZERO
 from schemas.envelope import EventType
 from schemas.errors import FieldError, Problem
 from schemas.registry import EVENT_TYPES
+from schemas.stay import may_be_in_house
 from schemas.sync import ItemResult
 from schemas.types import HUB
 
@@ -187,14 +187,14 @@ class SyncSettling:
                     raise
                 decision = replace(decision, outcome="conflict", fields=intent.said, policy="manual", reason=reason)
                 return sync_outcomes.in_conflict(tenant_id, intent, known, decision, now_ms)
-            targets = self._targets(planned, known, claims.system)
+            targets = known.audience(self._publisher.systems, planned, claims.system)
             event = self._event(tenant_id, intent, planned, known.revision, targets)
             parsed = strict_json.parse(orjson.dumps(event))
             receipt = await self._publisher.submit(parsed, parsed.tree, claims)
         except Problem as problem:
             if problem.code == "conflict":
                 return None
-            errors = [FieldError(one.path.replace("data", "payload", 1), one.message) for one in problem.errors]
+            errors = sync_models.of_payload(problem.errors)
             if problem.code in NEVER_FITS:
                 return sync_outcomes.refused(intent, errors or [FieldError("", problem.detail)])
             return sync_outcomes.later(
@@ -223,10 +223,6 @@ class SyncSettling:
             deleted=decision.deleted if settled else None,
             touched=decision.touched,
         )
-
-    def _targets(self, planned: sync_models.Planned, known: Known, maker: str) -> list[str]:
-        kind = EVENT_TYPES[planned.type]
-        return known.audience(kind, self._publisher.systems.targets(kind, planned.action), maker)
 
     @staticmethod
     def _event(

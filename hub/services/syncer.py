@@ -25,7 +25,7 @@ from hub.security.tokens import Claims
 from hub.services.announcer import Announcer
 from hub.services.history import History
 from hub.services.sync_asker import Owners, device_of, require_owner, tenant_of
-from hub.services.sync_intake import Intent, about, intent_of, number_of, order_of, rejected, request_of, skew_of
+from hub.services.sync_intake import Intent, Place, about, intent_of, number_of, order_of, rejected, request_of, skew_of
 from hub.services.sync_outcomes import Settled, failed, waiting
 from hub.services.sync_records import Known, SyncRecords
 from hub.services.sync_settling import SyncSettling
@@ -193,7 +193,7 @@ class Syncer:
                 pushed = intent.pushed._replace(created_ms=stored.created_ms, base_version=stored.base_version)
                 intents[index] = replace(intent, pushed=pushed)
         order = order_of(request.items)
-        refused: dict[str, tuple[int, str]] = {}
+        refused: dict[str, tuple[Place, str]] = {}
         for index, one in enumerate(results):
             if one is not None and one.outcome == "rejected" and (entity := about(request.items[index])) is not None:
                 here = (order[index], one.uuid or "an item")
@@ -278,8 +278,8 @@ class Syncer:
         intents: Mapping[int, Intent],
         now_ms: int,
         seen: int | None,
-        order: Sequence[int],
-        refused: Mapping[str, tuple[int, str]],
+        order: Sequence[Place],
+        refused: Mapping[str, tuple[Place, str]],
         before: Mapping[str, Stored],
     ) -> dict[int, Settled]:
         """Settle items, those of one entity in order, and write down what became of them.
