@@ -109,7 +109,8 @@ Money = Annotated[
 Price = Annotated[Money, Field(ge=0), WithJsonSchema(_MONEY_SCHEMA | {"minimum": 0})]
 """Money that is never negative."""
 
-Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217; the tenant's when absent")]
+CURRENCY_FORM: Final = r"^[A-Z]{3}$"
+Currency = Annotated[str, Field(pattern=CURRENCY_FORM, description="ISO 4217; the tenant's when absent")]
 SystemName = Annotated[str, Field(pattern=SYSTEM_FORM)]
 TenantId = Annotated[str, Field(pattern=TENANT_FORM)]
 EntityId = Annotated[str, Field(pattern=f"^{_ID}$")]

@@ -22,10 +22,9 @@ from consumers.errors import ConsumerError, Disconnected
 from consumers.offline.capabilities import OFFLINE
 from consumers.offline.house import HouseDay
 from consumers.offline.terminal_console import LANGUAGES, Language
-from schemas.types import TENANT_FORM
+from schemas.types import CURRENCY_FORM, TENANT_FORM
 
 DEFAULT_URL: Final = "ws://localhost:3400/ws"
-CURRENCY_FORM: Final = "[A-Z]{3}"
 COMMAND_S: Final = 30.0
 """How long the command that fetches a token may take."""
 

@@ -38,11 +38,12 @@ from schemas import strict_json
 from schemas.errors import FieldError, Problem, invalid_request
 from schemas.frames import MAX_BODY_BYTES, Pattern
 from schemas.registry import EVENT_TYPES
-from schemas.types import ENTITY_FORM, FORMS, TENANT_FORM
+from schemas.types import ENTITY_FORM, FORMS, SYSTEM_FORM, TENANT_FORM
 
 BODY_TIMEOUT_S: Final = 30.0
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")
 _TENANT: Final = re.compile(TENANT_FORM.removesuffix("$"))
+_SYSTEM: Final = re.compile(SYSTEM_FORM.removesuffix("$"))
 _ENTITY: Final = re.compile(ENTITY_FORM.removesuffix("$"))
 _NEXT_ENTITY: Final = re.compile(r",(?=\s*[a-z_]{1,32}:)")
 _pattern: TypeAdapter[str] = TypeAdapter(Pattern)
@@ -232,6 +233,17 @@ def types_of(values: Sequence[str]) -> list[str]:
         if name not in EVENT_TYPES:
             raise invalid_request("type", f"{name[:64]!r} is not an event type; one of: {', '.join(EVENT_TYPES)}")
     return wanted
+
+
+def system_of(text: str | None) -> str | None:
+    """A parameter that names a system, if it is given.
+
+    Raises:
+        Problem: it is no system's name.
+    """
+    if text is not None and not _SYSTEM.fullmatch(text):
+        raise invalid_request("system", "must be the name of a system, like hotel-pms")
+    return text
 
 
 def patterns_of(values: Sequence[str]) -> list[str]:

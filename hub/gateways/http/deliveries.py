@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Annotated, Any, Final, get_args
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from hub.gateways.http.context import Asking, Hub, instant, json, listed, page_limit, patterns_of
+from hub.gateways.http.context import Asking, Hub, instant, json, listed, page_limit, patterns_of, system_of
 from hub.security.tokens import Claims
 from hub.services.deliveries import MAX_PAGE, Status, Wanted
 from schemas.delivery import DeliveryPage, EventTrace
 from schemas.errors import Problem, invalid_request
-from schemas.types import SYSTEM_FORM
 
 MAX_AGO: Final = 16
 """Characters of how long ago: a number is not read before its length is known."""
-_SYSTEM: Final = re.compile(SYSTEM_FORM.removesuffix("$"))
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 router = APIRouter(tags=["deliveries"])
@@ -49,7 +46,7 @@ async def deliveries(
     wanted = Wanted(
         _tenants(claims, listed(tenant)),
         frozenset(patterns_of(patterns)),
-        _system(system),
+        system_of(system),
         _status(status),
         _moment("since", since, now_ms) or 0,
         _moment("until", until, now_ms),
@@ -92,12 +89,6 @@ def _tenants(claims: Claims, named: list[str]) -> frozenset[str] | None:
     if named:
         return frozenset(named)
     return None if claims.all_tenants else claims.tenants
-
-
-def _system(text: str | None) -> str | None:
-    if text is not None and not _SYSTEM.fullmatch(text):
-        raise invalid_request("system", "must be the name of a system, like hotel-pms")
-    return text
 
 
 def _status(text: str | None) -> Any:

@@ -8,13 +8,11 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from hub.gateways.http.context import Asking, Hub, json, listed, page_limit, tenant_id
+from hub.gateways.http.context import Asking, Hub, json, listed, page_limit, system_of, tenant_id
 from hub.services.devices import ALL, MAX_PAGE
-from schemas.errors import Problem, invalid_request
-from schemas.types import SYSTEM_FORM
+from schemas.errors import Problem
 
 _DEVICE: Final = re.compile(r"[!-~]{1,100}")
-_SYSTEM: Final = re.compile(SYSTEM_FORM.removesuffix("$"))
 
 router = APIRouter(tags=["sync"])
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "It never synced, or is not for this token"}}
@@ -35,9 +33,8 @@ async def list_(
     tenants = listed(tenant)
     for one in tenants:
         tenant_id(one)
-    if system is not None and not _SYSTEM.fullmatch(system):
-        raise invalid_request("system", "must be the name of a system, like hotel-pms")
-    page = await hub.devices.listed(claims, frozenset(tenants) or None, system, page_limit(limit, MAX_PAGE), after)
+    named = system_of(system)
+    page = await hub.devices.listed(claims, frozenset(tenants) or None, named, page_limit(limit, MAX_PAGE), after)
     return json({"devices": page.devices, "next": page.next})
 
 
