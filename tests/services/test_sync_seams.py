@@ -312,17 +312,25 @@ async def test_a_room_that_is_booked_apart_from_an_unseen_arrival_moves_nobody(s
     assert (moved.outcome, (await seams.state("reservation"))["room_number"]) == ("applied", "305")
 
 
-async def test_guests_who_share_a_room_by_decision_are_not_asked_about_twice(seams: Seams) -> None:
-    """What the desk did on top of the check-in that a person took in is no second question."""
+async def _given_away(seams: Seams) -> tuple[dict[str, Any], str]:
+    """A desk checks a guest into a room that somebody else was given meanwhile: the reservation's item behind the
+    check-in, and the conflict."""
     await seams.publish("reservation", "created", BOOKED)
     await seams.publish("reservation", "created", BOOKED | {"reservation_id": "R2"})
     await seams.publish("checkin_checkout", "checked_in", ARRIVED | {"reservation_id": "R2"})
-    stay = seams.item("CheckIn", ARRIVED, "CREATE", {"hotel-pms": 1})
-    booking = seams.item("Reservation", {"room_number": "301", "status": "checked_in"}, base={"hotel-pms": 1, DESK: 1})
+    seen = {"hotel-pms": 1}
+    stay = seams.item("CheckIn", ARRIVED, "CREATE", seen)
+    booking = seams.item("Reservation", {"room_number": "301", "status": "checked_in"}, base=seen | {DESK: 1})
     conflict, waits = await seams.push(stay, booking)
     assert (conflict.outcome, waits.outcome) == ("conflict", "retry")
     assert conflict.conflict_id is not None
-    await seams.resolve(conflict.conflict_id, "incoming")
+    return booking, conflict.conflict_id
+
+
+async def test_guests_who_share_a_room_by_decision_are_not_asked_about_twice(seams: Seams) -> None:
+    """What the desk did on top of the check-in that a person took in is no second question."""
+    booking, conflict_id = await _given_away(seams)
+    await seams.resolve(conflict_id, "incoming")
     assert [one.outcome for one in await seams.push(booking)] == ["resolved"]
 
 
@@ -335,14 +343,8 @@ async def test_a_guest_who_is_given_another_room_than_somebody_elses_is_asked_ab
 ) -> None:
     """Everybody is told by the reservation that the guest is in, and where, before the desk has heard of it; or that
     they are not. What the desk did on top follows."""
-    await seams.publish("reservation", "created", BOOKED)
-    await seams.publish("reservation", "created", BOOKED | {"reservation_id": "R2"})
-    await seams.publish("checkin_checkout", "checked_in", ARRIVED | {"reservation_id": "R2"})
-    stay = seams.item("CheckIn", ARRIVED, "CREATE", {"hotel-pms": 1})
-    booking = seams.item("Reservation", {"room_number": "301", "status": "checked_in"}, base={"hotel-pms": 1, DESK: 1})
-    conflict, _ = await seams.push(stay, booking)
-    assert conflict.conflict_id is not None
-    await seams.resolve(conflict.conflict_id, choice, **({} if data is None else {"data": data}))
+    booking, conflict_id = await _given_away(seams)
+    await seams.resolve(conflict_id, choice, **({} if data is None else {"data": data}))
     decided = await seams.state("reservation")
     assert (decided["status"], decided.get("room_number")) == (status, room)
     assert [one.outcome for one in await seams.push(booking)] == ["resolved"]
